@@ -1,0 +1,173 @@
+"""Label sets: class names, colours, the ignore id, and how one taxonomy maps into another."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import yaml
+
+from pvt_mtl_perception.paths import share_directory
+
+IGNORE_INDEX = 255
+
+
+@dataclass(frozen=True)
+class LabelSet:
+    """The classes of one task in the order of their ids.
+
+    Attributes:
+        name: the set's name, which is also its file's stem.
+        names: class names; a class's id is its position.
+        colors: RGB, 0..255, one a class.
+        ignore_index: the id of pixels without a label.
+        mappings: for each other set's name, that set's class names to names of this set.
+    """
+
+    name: str
+    names: tuple[str, ...]
+    colors: tuple[tuple[int, int, int], ...]
+    ignore_index: int = IGNORE_INDEX
+    mappings: Mapping[str, Mapping[str, str]] = field(default_factory=dict, compare=False)
+
+    def __post_init__(self) -> None:
+        if not self.names:
+            raise ValueError(f"label set {self.name!r} has no classes")
+        if len(set(self.names)) != len(self.names):
+            twice = sorted({n for n in self.names if self.names.count(n) > 1})
+            raise ValueError(f"label set {self.name!r} names a class twice: {', '.join(twice)}")
+        if len(self.colors) != len(self.names):
+            raise ValueError(
+                f"label set {self.name!r} has {len(self.names)} classes and {len(self.colors)} colours"
+            )
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def index(self, name: str) -> int:
+        """The id of a class.
+
+        Raises:
+            KeyError: when the set has no such class, with the nearest names.
+        """
+        try:
+            return self.names.index(name)
+        except ValueError:
+            near = difflib.get_close_matches(name, self.names, n=3)
+            hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+            raise KeyError(f"label set {self.name!r} has no class {name!r}{hint}") from None
+
+    @cached_property
+    def palette(self) -> npt.NDArray[np.uint8]:
+        """RGB by id, uint8 (256, 3); ids without a class are black."""
+        table = np.zeros((256, 3), np.uint8)
+        table[: min(len(self), 256)] = np.asarray(self.colors[:256], np.uint8)
+        return table
+
+    def lookup_from(self, source: LabelSet) -> npt.NDArray[np.uint8]:
+        """The table that turns a mask of ``source`` into a mask of this set: uint8 (256,).
+
+        Classes that ``mappings`` does not list become ``ignore_index``.
+
+        Raises:
+            KeyError: when this set has no mapping from ``source``.
+        """
+        if source.name == self.name:
+            names: Mapping[str, str] = {n: n for n in self.names}
+        elif source.name in self.mappings:
+            names = self.mappings[source.name]
+        else:
+            known = ", ".join(sorted(self.mappings)) or "none"
+            raise KeyError(f"label set {self.name!r} has no mapping from {source.name!r}; it maps: {known}")
+        table = np.full(256, self.ignore_index, np.uint8)
+        for theirs, ours in names.items():
+            table[source.index(theirs)] = self.index(ours)
+        return table
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for a checkpoint's metadata; ``from_dict`` reads it back."""
+        return {
+            "name": self.name,
+            "names": list(self.names),
+            "colors": [list(c) for c in self.colors],
+            "ignore_index": self.ignore_index,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> LabelSet:
+        """Reads what ``to_dict`` wrote.
+
+        Raises:
+            KeyError: when a key is missing.
+        """
+        return cls(
+            name=data["name"],
+            names=tuple(data["names"]),
+            colors=tuple((int(r), int(g), int(b)) for r, g, b in data["colors"]),
+            ignore_index=int(data["ignore_index"]),
+        )
+
+
+def distinct_colors(count: int) -> tuple[tuple[int, int, int], ...]:
+    """RGB colours for sets that bring none, by the bit-interleaving of the Pascal VOC colour map
+    (Everingham 2010, devkit ``VOClabelcolormap``), without its leading black."""
+    ids = np.arange(1, count + 1)
+    shifts = np.arange(8)
+    channels = [(((ids[:, None] >> (3 * shifts + c)) & 1) << (7 - shifts)).sum(1) for c in range(3)]
+    return tuple((int(r), int(g), int(b)) for r, g, b in zip(*channels, strict=True))
+
+
+def available_label_sets() -> list[str]:
+    """Names that ``load_label_set`` knows without a path."""
+    return sorted(p.stem for p in (share_directory() / "config" / "labels").glob("*.yaml"))
+
+
+def load_label_set(name_or_path: str | Path) -> LabelSet:
+    """Reads a label set by the name of a file in ``config/labels`` or by a path to a YAML file.
+
+    A file has ``name``, ``classes`` (names, or mappings with ``name`` and ``color``), and optionally
+    ``ignore_index`` and ``mappings``.
+
+    Raises:
+        FileNotFoundError: when there is no such file, with the names that exist.
+        ValueError: when the file is not a label set, naming the file and the key.
+    """
+    path = Path(name_or_path)
+    if path.suffix not in (".yaml", ".yml"):
+        path = share_directory() / "config" / "labels" / f"{name_or_path}.yaml"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no label set at {path}; known names: {', '.join(available_label_sets())}"
+        )
+    data = yaml.safe_load(path.read_text())
+    if not isinstance(data, dict) or not isinstance(data.get("classes"), list):
+        raise ValueError(f"{path}: a label set needs the key 'classes' with a list of names")
+    unknown = sorted(set(data) - {"name", "ignore_index", "classes", "mappings"})
+    if unknown:
+        raise ValueError(f"{path}: unknown key {unknown[0]!r}")
+    classes: Sequence[Any] = data["classes"]
+    defaults = distinct_colors(len(classes))
+    names, colors = [], []
+    for position, item in enumerate(classes):
+        entry = item if isinstance(item, dict) else {"name": item}
+        if not isinstance(entry.get("name"), str):
+            raise ValueError(f"{path}: classes[{position}] has no name")
+        names.append(entry["name"])
+        red, green, blue = entry.get("color", defaults[position])
+        colors.append((int(red), int(green), int(blue)))
+    try:
+        return LabelSet(
+            name=data.get("name", path.stem),
+            names=tuple(names),
+            colors=tuple(colors),
+            ignore_index=int(data.get("ignore_index", IGNORE_INDEX)),
+            mappings=data.get("mappings", {}),
+        )
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None

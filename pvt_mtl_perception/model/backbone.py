@@ -1,0 +1,76 @@
+"""The shared encoder: any timm model with features at strides 4, 8, 16 and 32."""
+
+from __future__ import annotations
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from pvt_mtl_perception.model.spec import BackboneSpec
+
+REDUCTIONS = (4, 8, 16, 32)
+
+
+class Backbone(nn.Module):
+    """A timm feature extractor that yields C2 to C5.
+
+    Attributes:
+        channels: width of C2, C3, C4 and C5.
+
+    Raises:
+        ValueError: when timm does not know the name, or the model lacks one of the strides.
+    """
+
+    def __init__(self, spec: BackboneSpec) -> None:
+        super().__init__()
+        if not timm.is_model(spec.name):
+            near = ", ".join(timm.list_models(f"{spec.name.split('_')[0]}*")[:8]) or "timm.list_models()"
+            raise ValueError(f"backbone.name {spec.name!r} is no timm model; similar: {near}")
+        kwargs = {"drop_path_rate": spec.drop_path_rate} if spec.drop_path_rate else {}
+        probe = timm.create_model(spec.name, features_only=True, pretrained=False, **kwargs)
+        reductions = probe.feature_info.reduction()
+        missing = [r for r in REDUCTIONS if r not in reductions]
+        if missing:
+            raise ValueError(
+                f"backbone.name {spec.name!r} has features at strides {reductions}; needs {list(REDUCTIONS)}"
+            )
+        # timm prunes what lies behind the last index; models with a stride-2 level yield five features.
+        self.indices = tuple(reductions.index(r) for r in REDUCTIONS)
+        self.channels: tuple[int, ...] = tuple(probe.feature_info.channels()[i] for i in self.indices)
+        self.body = probe
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) normalised images to C2..C5, each (B, channels, H/stride, W/stride)."""
+        features: list[Tensor] = self.body(images)
+        return [features[i] for i in self.indices]
+
+
+def check_input_size(images: Tensor) -> None:
+    """Refuses a batch whose sides are not multiples of 32.
+
+    Raises:
+        ValueError: naming the shape.
+    """
+    if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] % 32 or images.shape[3] % 32:
+        raise ValueError(
+            f"images have shape {tuple(images.shape)}; needs (B, 3, H, W) with H and W multiples of 32"
+        )
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """GroupNorm with 8 channels a group up to 32 groups (Wu 2018: 32 groups are the default)."""
+    return nn.GroupNorm(min(32, channels // 8) or 1, channels)
+
+
+class ConvNormAct(nn.Sequential):
+    """3x3 or 1x1 convolution, GroupNorm, ReLU."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1) -> None:
+        conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, bias=False)
+        nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+        super().__init__(conv, group_norm(out_channels), nn.ReLU(inplace=True))
+
+
+def upsample_like(x: Tensor, target: Tensor) -> Tensor:
+    """Nearest-neighbour enlargement to the target's height and width."""
+    return torch.nn.functional.interpolate(x, size=target.shape[-2:], mode="nearest")

@@ -1,0 +1,119 @@
+"""The three heads: pooled classification, generalised focal loss detection, Semantic FPN segmentation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pvt_mtl_perception.labels import LabelSet
+from pvt_mtl_perception.model.backbone import ConvNormAct
+from pvt_mtl_perception.model.neck import Pyramid
+from pvt_mtl_perception.model.spec import DetectionSpec
+
+DETECTION_LEVELS = (3, 4, 5, 6, 7)
+SEGMENTATION_LEVELS = (2, 3, 4, 5)
+
+
+class ClassificationHead(nn.Module):
+    """Mean of C5 over the image, dropout, one linear layer a label group."""
+
+    def __init__(self, in_channels: int, groups: Mapping[str, LabelSet], dropout: float) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.ModuleDict(
+            {group: nn.Linear(in_channels, len(labels)) for group, labels in groups.items()}
+        )
+        for layer in self.linear.values():
+            assert isinstance(layer, nn.Linear)
+            nn.init.normal_(layer.weight, std=0.01)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, c5: Tensor) -> dict[str, Tensor]:
+        """(B, in_channels, h, w) to logits (B, classes) by group."""
+        pooled = self.dropout(c5.mean(dim=(2, 3)))
+        return {group: layer(pooled) for group, layer in self.linear.items()}
+
+
+class DetectionOutput(NamedTuple):
+    """Raw outputs of the detection head, a tensor a level from P3 to P7.
+
+    Attributes:
+        logits: (B, classes, h, w); their sigmoid is the joint score of class and localisation quality.
+        distances: (B, 4 (reg_max + 1), h, w): for each of left, top, right, bottom the logits of a
+            distribution over 0..reg_max strides.
+    """
+
+    logits: list[Tensor]
+    distances: list[Tensor]
+
+
+class DetectionHead(nn.Module):
+    """Generalised focal loss head (Li 2020): towers shared by the levels, a learned scale a level."""
+
+    def __init__(self, in_channels: int, num_classes: int, spec: DetectionSpec) -> None:
+        super().__init__()
+
+        def tower() -> nn.Sequential:
+            widths = [in_channels] + [spec.channels] * spec.num_convs
+            return nn.Sequential(*(ConvNormAct(a, b) for a, b in zip(widths, widths[1:], strict=False)))
+
+        self.class_tower = tower()
+        self.box_tower = tower()
+        width = spec.channels if spec.num_convs else in_channels
+        self.class_logits = nn.Conv2d(width, num_classes, 3, padding=1)
+        self.box_distances = nn.Conv2d(width, 4 * (spec.reg_max + 1), 3, padding=1)
+        self.scales = nn.Parameter(torch.ones(len(spec.strides)))
+        nn.init.normal_(self.class_logits.weight, std=0.01)
+        nn.init.normal_(self.box_distances.weight, std=0.01)
+        prior = 0.01  # a first score of 0.01 keeps the many negatives from dominating (Lin 2017b, 4.1)
+        nn.init.constant_(self.class_logits.bias, -math.log((1 - prior) / prior))
+        nn.init.zeros_(self.box_distances.bias)
+
+    def forward(self, pyramid: Pyramid) -> DetectionOutput:
+        """P3..P7 to their raw outputs."""
+        logits, distances = [], []
+        for position, level in enumerate(DETECTION_LEVELS):
+            x = pyramid[level]
+            logits.append(self.class_logits(self.class_tower(x)))
+            distances.append(self.box_distances(self.box_tower(x)) * self.scales[position])
+        return DetectionOutput(logits, distances)
+
+
+class SegmentationHead(nn.Module):
+    """Semantic FPN (Kirillov 2019): every level brought to stride 4 by convolutions and enlargement, summed."""
+
+    def __init__(self, in_channels: int, channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.branches = nn.ModuleDict()
+        for level in SEGMENTATION_LEVELS:
+            count = max(1, level - 2)
+            self.branches[str(level)] = nn.ModuleList(
+                ConvNormAct(in_channels if i == 0 else channels, channels) for i in range(count)
+            )
+        self.predictor = nn.Conv2d(channels, num_classes, 1)
+        nn.init.normal_(self.predictor.weight, std=0.01)
+        nn.init.zeros_(self.predictor.bias)
+
+    def forward(self, pyramid: Pyramid) -> Tensor:
+        """P2..P5 to logits (B, classes, H/4, W/4)."""
+        total = self.branches["2"][0](pyramid[2])  # type: ignore[index]
+        for level in SEGMENTATION_LEVELS[1:]:
+            x = pyramid[level]
+            branch = self.branches[str(level)]
+            assert isinstance(branch, nn.ModuleList)
+            for step, conv in enumerate(branch):
+                x = conv(x)
+                # The finer level gives the size, so a side that is no multiple of the stride still fits.
+                finer = total if step == len(branch) - 1 else pyramid[level - 1 - step]
+                size = finer.shape[-2:]
+                x = F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+            total = total + x
+        logits: Tensor = self.predictor(total)
+        return logits
+
+

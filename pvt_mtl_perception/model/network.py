@@ -1,0 +1,114 @@
+"""The multi-task network: one backbone, one neck, a head for each task, computing only what is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from pvt_mtl_perception.model.backbone import Backbone, check_input_size
+from pvt_mtl_perception.model.heads import (
+    DETECTION_LEVELS,
+    SEGMENTATION_LEVELS,
+    ClassificationHead,
+    DetectionHead,
+    DetectionOutput,
+    SegmentationHead,
+)
+from pvt_mtl_perception.model.neck import build_neck
+from pvt_mtl_perception.model.spec import ModelSpec, TaskLabels, load_task_labels
+
+
+class NetworkOutput(NamedTuple):
+    """Raw outputs by task; None for a task that was not asked for.
+
+    Attributes:
+        classification: logits (B, classes) by label group.
+        detection: logits and distance distributions of P3 to P7.
+        segmentation: logits (B, classes, H/4, W/4).
+    """
+
+    classification: dict[str, Tensor] | None = None
+    detection: DetectionOutput | None = None
+    segmentation: Tensor | None = None
+
+
+class MultiTaskNetwork(nn.Module):
+    """Classification, detection and segmentation heads, any non-empty subset, on one shared encoder.
+
+    A single-task network is a spec with one task; a HydraNet-style one is a spec with RegNetY and BiFPN.
+
+    Args:
+        spec: what to build.
+        labels: label sets of the heads; read from the files that the spec names when None.
+    """
+
+    def __init__(self, spec: ModelSpec, labels: TaskLabels | None = None) -> None:
+        super().__init__()
+        self.spec = spec
+        self.labels = labels if labels is not None else load_task_labels(spec)
+        self.backbone = Backbone(spec.backbone)
+        self.neck: nn.Module | None = None
+        self.heads = nn.ModuleDict()
+        levels: set[int] = set()
+        if spec.classification is not None:
+            self.heads["classification"] = ClassificationHead(
+                self.backbone.channels[-1], self.labels.classification, spec.classification.dropout
+            )
+        if spec.detection is not None and self.labels.detection is not None:
+            levels |= set(DETECTION_LEVELS)
+            self.heads["detection"] = DetectionHead(
+                spec.neck.channels, len(self.labels.detection), spec.detection
+            )
+        if spec.segmentation is not None and self.labels.segmentation is not None:
+            levels |= set(SEGMENTATION_LEVELS)
+            self.heads["segmentation"] = SegmentationHead(
+                spec.neck.channels, spec.segmentation.channels, len(self.labels.segmentation)
+            )
+        if levels:
+            self.neck = build_neck(spec.neck, self.backbone.channels, levels)
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks this network has heads for."""
+        return self.spec.tasks
+
+    def forward(self, images: Tensor, tasks: Collection[str] | None = None) -> NetworkOutput:
+        """Runs the heads of the asked-for tasks.
+
+        Args:
+            images: float (B, 3, H, W), normalised; H and W are multiples of 32.
+            tasks: a subset of ``self.tasks``; None for all of them.
+
+        Raises:
+            ValueError: for a task this network lacks, or sides that are no multiples of 32.
+        """
+        check_input_size(images)
+        wanted = self.tasks if tasks is None else tuple(tasks)
+        unknown = sorted(set(wanted) - set(self.tasks))
+        if unknown:
+            raise ValueError(f"this network has no head for {unknown[0]!r}; it has {', '.join(self.tasks)}")
+        features = self.backbone(images)
+        levels: set[int] = set()
+        if "detection" in wanted:
+            levels |= set(DETECTION_LEVELS)
+        if "segmentation" in wanted:
+            levels |= set(SEGMENTATION_LEVELS)
+        pyramid = self.neck(features, levels) if levels and self.neck is not None else {}
+        return NetworkOutput(
+            classification=self.heads["classification"](features[-1]) if "classification" in wanted else None,
+            detection=self.heads["detection"](pyramid) if "detection" in wanted else None,
+            segmentation=self.heads["segmentation"](pyramid) if "segmentation" in wanted else None,
+        )
+
+
+def count_parameters(network: nn.Module) -> dict[str, int]:
+    """Parameters by part (``backbone``, ``neck``, ``heads.<task>``) and in ``total``."""
+    counts: dict[str, int] = {}
+    for name, parameter in network.named_parameters():
+        parts = name.split(".")
+        part = ".".join(parts[:2]) if parts[0] == "heads" else parts[0]
+        counts[part] = counts.get(part, 0) + parameter.numel()
+    counts["total"] = sum(counts.values())
+    return counts

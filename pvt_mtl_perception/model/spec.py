@@ -1,0 +1,240 @@
+"""What a network is made of, as plain data: dataclasses that YAML files and checkpoints spell out."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import jsonargparse
+import yaml
+
+from pvt_mtl_perception.labels import LabelSet, load_label_set
+
+TASKS = ("classification", "detection", "segmentation")
+
+
+@dataclass(frozen=True)
+class BackboneSpec:
+    """The shared encoder.
+
+    Attributes:
+        name: a timm model that offers ``features_only``; it must have strides 4, 8, 16 and 32.
+        drop_path_rate: stochastic depth while training, 0..1.
+    """
+
+    name: str = "pvt_v2_b0"
+    drop_path_rate: float = 0.0
+
+
+@dataclass(frozen=True)
+class NeckSpec:
+    """The feature pyramid between backbone and heads.
+
+    Attributes:
+        type: ``fpn`` (Lin 2017) or ``bifpn`` (Tan 2020).
+        channels: width of every pyramid level.
+        repeats: number of BiFPN layers; FPN ignores it.
+    """
+
+    type: Literal["fpn", "bifpn"] = "fpn"
+    channels: int = 64
+    repeats: int = 3
+
+
+@dataclass(frozen=True)
+class ClassificationSpec:
+    """Image classification with one linear layer a label group.
+
+    Attributes:
+        label_sets: for each group, the name or path of its label set.
+        dropout: on the pooled features while training, 0..1.
+    """
+
+    label_sets: dict[str, str] = field(default_factory=dict)
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True)
+class DetectionSpec:
+    """Object detection by generalised focal loss (Li 2020) on P3 to P7.
+
+    Attributes:
+        label_set: name or path.
+        channels: width of the two towers.
+        num_convs: 3x3 convolutions in each tower.
+        reg_max: the distance distribution has ``reg_max + 1`` bins, 0..reg_max strides.
+        anchor_scale: side of the square anchor that ATSS assigns with, in strides.
+        strides: of P3 to P7 in input pixels.
+    """
+
+    label_set: str = "driving_detection"
+    channels: int = 64
+    num_convs: int = 2
+    reg_max: int = 16
+    anchor_scale: float = 8.0
+    strides: tuple[int, ...] = (8, 16, 32, 64, 128)
+
+
+@dataclass(frozen=True)
+class SegmentationSpec:
+    """Semantic segmentation by Semantic FPN (Kirillov 2019) at stride 4.
+
+    Attributes:
+        label_set: name or path.
+        channels: width of the head.
+    """
+
+    label_set: str = "driving_segmentation"
+    channels: int = 64
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A network: backbone, neck, and a head for each task that is not None.
+
+    Raises:
+        ValueError: when no task is given or a value is out of its range, naming the key.
+    """
+
+    backbone: BackboneSpec = field(default_factory=BackboneSpec)
+    neck: NeckSpec = field(default_factory=NeckSpec)
+    classification: ClassificationSpec | None = None
+    detection: DetectionSpec | None = None
+    segmentation: SegmentationSpec | None = None
+
+    def __post_init__(self) -> None:
+        if not self.tasks:
+            raise ValueError(f"a model needs at least one of the keys {', '.join(TASKS)}")
+        if self.classification is not None and not self.classification.label_sets:
+            raise ValueError("classification.label_sets is empty; it needs at least one group: label set")
+        for key, value in {
+            "neck.channels": self.neck.channels,
+            "neck.repeats": self.neck.repeats,
+            "detection.channels": self.detection.channels if self.detection else 32,
+            "detection.reg_max": self.detection.reg_max if self.detection else 1,
+            "segmentation.channels": self.segmentation.channels if self.segmentation else 32,
+        }.items():
+            if value < 1:
+                raise ValueError(f"{key} is {value}; it must be at least 1")
+            if key.endswith("channels") and value % 8:
+                raise ValueError(f"{key} is {value}; it must be a multiple of 8 (GroupNorm)")
+        if self.detection is not None and self.detection.strides != (8, 16, 32, 64, 128):
+            raise ValueError(
+                f"detection.strides is {list(self.detection.strides)}; P3 to P7 have 8, 16, 32, 64, 128"
+            )
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks this network has heads for, in the order of ``TASKS``."""
+        return tuple(task for task in TASKS if getattr(self, task) is not None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data; ``spec_from_dict`` reads it back."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True)
+class TaskLabels:
+    """The label sets of a network's heads.
+
+    Attributes:
+        classification: by group, in the order of the head's outputs.
+        detection, segmentation: None where the network lacks the head.
+    """
+
+    classification: Mapping[str, LabelSet]
+    detection: LabelSet | None
+    segmentation: LabelSet | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data; ``from_dict`` reads it back."""
+        return {
+            "classification": {group: labels.to_dict() for group, labels in self.classification.items()},
+            "detection": self.detection.to_dict() if self.detection else None,
+            "segmentation": self.segmentation.to_dict() if self.segmentation else None,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> TaskLabels:
+        """Reads what ``to_dict`` wrote.
+
+        Raises:
+            KeyError: when a key is missing.
+        """
+        return cls(
+            classification={g: LabelSet.from_dict(d) for g, d in data["classification"].items()},
+            detection=LabelSet.from_dict(data["detection"]) if data["detection"] else None,
+            segmentation=LabelSet.from_dict(data["segmentation"]) if data["segmentation"] else None,
+        )
+
+
+def load_task_labels(spec: ModelSpec) -> TaskLabels:
+    """The label sets that a spec names, read from their files.
+
+    Raises:
+        FileNotFoundError, ValueError: from ``load_label_set``.
+    """
+    groups = spec.classification.label_sets if spec.classification else {}
+    return TaskLabels(
+        classification={group: load_label_set(name) for group, name in groups.items()},
+        detection=load_label_set(spec.detection.label_set) if spec.detection else None,
+        segmentation=load_label_set(spec.segmentation.label_set) if spec.segmentation else None,
+    )
+
+
+def _refuse_unknown_keys(data: Mapping[str, Any], known: Mapping[str, Any], prefix: str = "") -> None:
+    for key, value in data.items():
+        if key not in known:
+            near = difflib.get_close_matches(key, list(known), n=1)
+            hint = f"did you mean {prefix}{near[0]}?" if near else f"known: {', '.join(known)}"
+            raise ValueError(f"unknown key {prefix}{key}; {hint}")
+        if isinstance(value, Mapping) and known[key] is not None:
+            _refuse_unknown_keys(value, known[key], f"{prefix}{key}.")
+
+
+def spec_from_dict(data: Mapping[str, Any]) -> ModelSpec:
+    """Reads a spec from plain data, with types checked.
+
+    Raises:
+        ValueError: for an unknown key (with the nearest known one), a wrong type, or a value out of range.
+    """
+
+    def keys(cls: Any) -> dict[str, Any]:
+        return {f.name: None for f in dataclasses.fields(cls)}
+
+    known: dict[str, Any] = {
+        "backbone": keys(BackboneSpec),
+        "neck": keys(NeckSpec),
+        "classification": keys(ClassificationSpec),
+        "detection": keys(DetectionSpec),
+        "segmentation": keys(SegmentationSpec),
+    }
+    _refuse_unknown_keys(data, known)
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_argument("--spec", type=ModelSpec)
+    try:
+        spec = parser.instantiate_classes(parser.parse_object({"spec": dict(data)})).spec
+    except (jsonargparse.ArgumentError, TypeError) as error:
+        raise ValueError(f"not a model spec: {error}") from None
+    assert isinstance(spec, ModelSpec)
+    return spec
+
+
+def load_spec(path: str | Path) -> ModelSpec:
+    """Reads a spec from a YAML file.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: from ``spec_from_dict``, naming the file.
+    """
+    data = yaml.safe_load(Path(path).read_text())
+    if not isinstance(data, dict):
+        raise ValueError(f"{path}: a model spec is a mapping with the keys backbone, neck and tasks")
+    try:
+        return spec_from_dict(data)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
