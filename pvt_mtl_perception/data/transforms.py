@@ -1,0 +1,295 @@
+"""Joint transforms of an image and its labels: torchvision v2 on tv_tensors, reproducible from one seed."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+from pvt_mtl_perception.data.sample import Sample
+from pvt_mtl_perception.labels import IGNORE_INDEX
+
+Size = tuple[int, int]
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+# A box of which less is left in the crop says too little about what it was.
+MIN_VISIBLE = 0.25
+# A narrower box holds hardly a pixel of the object alone.
+MIN_SIDE = 2.0
+
+# Luma and chroma axes of NTSC's YIQ (FCC 1953), in which hue is an angle and saturation a radius.
+_RGB_TO_YIQ = np.array(
+    [[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]], np.float64
+)
+_YIQ_TO_RGB = np.linalg.inv(_RGB_TO_YIQ)
+
+
+def _uniform(low: float, high: float) -> float:
+    return low + (high - low) * float(torch.rand(()))
+
+
+def fill_color(mean: Sequence[float] = IMAGENET_MEAN) -> tuple[int, int, int]:
+    """The uint8 RGB of padding, nearest to 0 after normalisation with ``mean`` (0..1)."""
+    red, green, blue = (round(255 * channel) for channel in mean)
+    return red, green, blue
+
+
+def _letterbox_scale(source: Size, target: Size) -> float:
+    return min(target[0] / source[0], target[1] / source[1])
+
+
+class _CropResize(v2.Transform):
+    """Cuts a window out of the source and resizes it, all types alike.
+
+    Only the window's pixels are resized: a crop of a jittered frame costs what the crop is worth, not what
+    the frame is.
+    """
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        return F.resize(F.crop(inpt, *params["window"]), params["resized"], antialias=True)
+
+
+class FitInside(_CropResize):
+    """Scales the whole frame to the largest size that fits into ``size`` (height, width)."""
+
+    def __init__(self, size: Size) -> None:
+        super().__init__()
+        self.size = size
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        height, width = v2.query_size(flat_inputs)
+        scale = _letterbox_scale((height, width), self.size)
+        resized = [max(1, round(height * scale)), max(1, round(width * scale))]
+        return {"window": (0, 0, height, width), "resized": resized}
+
+
+class RandomScaledCrop(_CropResize):
+    """Scales by a random factor and cuts a random window of at most ``size``.
+
+    Args:
+        size: (height, width) of the window in scaled pixels; a frame that is smaller there stays smaller.
+        scale: bounds of the factor, drawn log-uniformly; 1 is the scale at which the whole frame fits
+            ``reference_size``, that is how the predictor sees it there.
+        reference_size: (height, width) of the network's input when predicting.
+    """
+
+    def __init__(self, size: Size, scale: tuple[float, float], reference_size: Size) -> None:
+        super().__init__()
+        self.size = size
+        self.scale = scale
+        self.reference_size = reference_size
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        height, width = v2.query_size(flat_inputs)
+        low, high = self.scale
+        scale = _letterbox_scale((height, width), self.reference_size)
+        scale *= math.exp(_uniform(math.log(low), math.log(high)))
+        top, window_height, resized_height = self._window(height, self.size[0], scale)
+        left, window_width, resized_width = self._window(width, self.size[1], scale)
+        return {
+            "window": (top, left, window_height, window_width),
+            "resized": [resized_height, resized_width],
+        }
+
+    @staticmethod
+    def _window(length: int, size: int, scale: float) -> tuple[int, int, int]:
+        """Along one axis: the window's start and length in the source, and its length in the result."""
+        window = min(length, max(1, round(size / scale)))
+        resized = size if window < length else min(size, max(1, round(length * scale)))
+        return int(torch.randint(length - window + 1, ())), window, resized
+
+
+class PadTo(v2.Transform):
+    """Pads to ``size`` (height, width): the image with ``fill``, the mask with 255.
+
+    Args:
+        random: place the picture anywhere in ``size`` instead of top left.
+    """
+
+    def __init__(self, size: Size, fill: tuple[int, int, int], random: bool) -> None:
+        super().__init__()
+        self.size = size
+        self.fill = fill
+        self.random = random
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        height, width = v2.query_size(flat_inputs)
+        below, right = self.size[0] - height, self.size[1] - width
+        top = int(torch.randint(below + 1, ())) if self.random else 0
+        left = int(torch.randint(right + 1, ())) if self.random else 0
+        return {"padding": [left, top, right - left, below - top]}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        if not any(params["padding"]):
+            return inpt
+        fill: Any = IGNORE_INDEX if isinstance(inpt, tv_tensors.Mask) else self.fill
+        return F.pad(inpt, params["padding"], fill=fill)
+
+
+class RandomPhotometric(v2.Transform):
+    """Random brightness, contrast, saturation and hue, and now and then grey, blur or sensor noise.
+
+    Brightness, contrast, saturation and hue are one 3x4 matrix on RGB: torchvision's RandomPhotometricDistort
+    goes through HSV in floating point and takes 12 ms at 320x192 on one core where this takes 0.1 ms.
+
+    Args:
+        strength: 0 leaves the picture as it is, 1 is the usual range: brightness and contrast within
+            0.6..1.4, saturation within 0.5..1.5, hue within 18 degrees.
+        grayscale, blur, noise: probabilities, scaled by ``strength`` too.
+    """
+
+    def __init__(
+        self, strength: float = 1.0, grayscale: float = 0.03, blur: float = 0.1, noise: float = 0.1
+    ) -> None:
+        super().__init__()
+        self.strength = strength
+        self.grayscale = grayscale
+        self.blur = blur
+        self.noise = noise
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        s = self.strength
+        gray = float(torch.rand(())) < self.grayscale * s
+        return {
+            "brightness": _uniform(1 - 0.4 * s, 1 + 0.4 * s),
+            "contrast": _uniform(1 - 0.4 * s, 1 + 0.4 * s),
+            "saturation": 0.0 if gray else _uniform(1 - 0.5 * s, 1 + 0.5 * s),
+            "hue": _uniform(-0.1 * s, 0.1 * s) * math.pi,
+            "blur": _uniform(0.4, 1.5) if float(torch.rand(())) < self.blur * s else None,
+            "noise": _uniform(2.0, 12.0) if float(torch.rand(())) < self.noise * s else None,
+            "noise_seed": int(torch.randint(2**31 - 1, ())),
+        }
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        if not isinstance(inpt, tv_tensors.Image):
+            return inpt
+        image = np.ascontiguousarray(inpt.permute(1, 2, 0).numpy())
+        radius, angle = params["saturation"], params["hue"]
+        turn = np.array([[radius * math.cos(angle), -radius * math.sin(angle)],
+                         [radius * math.sin(angle), radius * math.cos(angle)]])  # fmt: skip
+        chroma = np.eye(3)
+        chroma[1:, 1:] = turn
+        color = _YIQ_TO_RGB @ chroma @ _RGB_TO_YIQ
+        # Contrast pivots on the picture's own mean, as in torchvision's adjust_contrast.
+        mean = np.array(cv2.mean(image)[:3])
+        gain = params["brightness"] * params["contrast"]
+        pivot = params["brightness"] * (1 - params["contrast"]) * float(_RGB_TO_YIQ[0] @ mean)
+        matrix = np.hstack([gain * color, np.full((3, 1), pivot)])
+        image = cv2.transform(image, matrix)
+        if params["blur"] is not None:
+            image = cv2.GaussianBlur(image, (0, 0), params["blur"])
+        if params["noise"] is not None:
+            cv2.setRNGSeed(params["noise_seed"])
+            noise = np.empty(image.shape, np.int16)
+            cv2.randn(noise, np.zeros(3), np.full(3, params["noise"]))
+            image = cv2.add(image, noise, dtype=cv2.CV_8U)
+        return tv_tensors.wrap(torch.from_numpy(image).permute(2, 0, 1), like=inpt)
+
+
+class SampleTransform:
+    """Applies torchvision v2 transforms to a ``Sample`` and keeps only the boxes that are worth learning.
+
+    The same seed gives the same result in any process. A box of which less than ``MIN_VISIBLE`` of the area
+    is left, or one narrower or lower than ``MIN_SIDE`` pixels, becomes an ignore box; one of which nothing is
+    left vanishes.
+    """
+
+    def __init__(self, *transforms: v2.Transform) -> None:
+        self._transform = v2.Compose(list(transforms))
+
+    def __call__(self, sample: Sample, seed: int) -> Sample:
+        """The transformed sample; ``seed`` is 0 .. 2**63-1."""
+        canvas = sample.image.shape[:2]
+        fields: dict[str, Any] = {
+            "image": tv_tensors.Image(torch.from_numpy(sample.image).permute(2, 0, 1)),
+            "ignore_boxes": _tv_boxes(sample.ignore_boxes, canvas),
+        }
+        if sample.boxes is not None:
+            fields["boxes"] = _tv_boxes(sample.boxes, canvas)
+        if sample.mask is not None:
+            fields["mask"] = tv_tensors.Mask(torch.from_numpy(sample.mask)[None])
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            fields = self._transform(fields)
+        image = fields["image"].permute(1, 2, 0).numpy()
+        ignore_boxes, boxes, labels = _clip(fields["ignore_boxes"].numpy(), image.shape)[0], None, None
+        if sample.boxes is not None and sample.box_labels is not None:
+            whole = fields["boxes"].numpy()
+            clipped, inside = _clip(whole, image.shape)
+            visible = _area(clipped) / _area(whole[inside])
+            good = (visible >= MIN_VISIBLE) & (
+                (clipped[:, 2:] - clipped[:, :2]).min(1, initial=np.inf) >= MIN_SIDE
+            )
+            boxes, labels = clipped[good], sample.box_labels[inside][good]
+            ignore_boxes = np.concatenate([ignore_boxes, clipped[~good]])
+        return dataclasses.replace(
+            sample,
+            image=image,
+            boxes=boxes,
+            box_labels=labels,
+            ignore_boxes=ignore_boxes,
+            mask=None if sample.mask is None else fields["mask"][0].numpy(),
+        )
+
+
+def _tv_boxes(boxes: npt.NDArray[np.float32], canvas: tuple[int, ...]) -> tv_tensors.BoundingBoxes:
+    # Unclamped, because what share of a box is left shows only against the whole of it.
+    return tv_tensors.BoundingBoxes(
+        torch.from_numpy(boxes),
+        format=tv_tensors.BoundingBoxFormat.XYXY,
+        canvas_size=(canvas[0], canvas[1]),
+        clamping_mode=None,
+    )
+
+
+def _clip(
+    boxes: npt.NDArray[np.float32], shape: tuple[int, ...]
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+    """The boxes' parts inside the image, and which boxes have one."""
+    height, width = shape[:2]
+    clipped: npt.NDArray[np.float32] = boxes.clip(0, np.array([width, height, width, height], np.float32))
+    inside = (clipped[:, 2] > clipped[:, 0]) & (clipped[:, 3] > clipped[:, 1])
+    return clipped[inside], inside
+
+
+def _area(boxes: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+
+
+def training_transform(
+    size: Size,
+    scale: tuple[float, float] = (1.0, 2.5),
+    reference_size: Size | None = None,
+    photometric: float = 1.0,
+    mean: Sequence[float] = IMAGENET_MEAN,
+) -> SampleTransform:
+    """Random scale, crop, horizontal flip and photometric distortion.
+
+    Args:
+        size: (height, width) of the training picture.
+        scale: bounds of the scale factor; see ``RandomScaledCrop``.
+        reference_size: (height, width) at which the model will predict; ``size`` where None.
+        photometric: strength of the photometric distortion; see ``RandomPhotometric``.
+        mean: RGB, 0..1, the normalisation's mean, which is the colour of padding.
+    """
+    return SampleTransform(
+        RandomScaledCrop(size, scale, reference_size or size),
+        v2.RandomHorizontalFlip(),
+        RandomPhotometric(photometric),
+        # Last, because the predictor's padding has one colour that no photometric change may touch.
+        PadTo(size, fill_color(mean), random=True),
+    )
+
+
+def evaluation_transform(size: Size, mean: Sequence[float] = IMAGENET_MEAN) -> SampleTransform:
+    """The whole frame letterboxed into ``size`` (height, width), as the predictor does; the seed has no effect."""
+    return SampleTransform(FitInside(size), PadTo(size, fill_color(mean), random=False))
