@@ -31,6 +31,7 @@ _RGB_TO_YIQ = np.array(
     [[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]], np.float64
 )
 _YIQ_TO_RGB = np.linalg.inv(_RGB_TO_YIQ)
+_NO_BOXES = np.zeros((0, 4), np.float32)
 
 
 def _uniform(low: float, high: float) -> float:
@@ -208,47 +209,39 @@ class SampleTransform:
 
     def __call__(self, sample: Sample, seed: int) -> Sample:
         """The transformed sample; ``seed`` is 0 .. 2**63-1."""
-        canvas = sample.image.shape[:2]
+        boxes = _NO_BOXES if sample.boxes is None else sample.boxes
         fields: dict[str, Any] = {
             "image": tv_tensors.Image(torch.from_numpy(sample.image).permute(2, 0, 1)),
-            "ignore_boxes": _tv_boxes(sample.ignore_boxes, canvas),
+            # Unclamped, because what share of a box is left shows only against the whole of it.
+            "boxes": tv_tensors.BoundingBoxes(
+                torch.from_numpy(np.concatenate([boxes, sample.ignore_boxes])),
+                format=tv_tensors.BoundingBoxFormat.XYXY,
+                canvas_size=sample.image.shape[:2],
+                clamping_mode=None,
+            ),
         }
-        if sample.boxes is not None:
-            fields["boxes"] = _tv_boxes(sample.boxes, canvas)
         if sample.mask is not None:
             fields["mask"] = tv_tensors.Mask(torch.from_numpy(sample.mask)[None])
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        # torch.manual_seed also formats a stack trace for the GPU generators, which takes over a millisecond.
+        state = torch.get_rng_state()
+        try:
+            torch.default_generator.manual_seed(seed)
             fields = self._transform(fields)
+        finally:
+            torch.set_rng_state(state)
         image = fields["image"].permute(1, 2, 0).numpy()
-        ignore_boxes, boxes, labels = _clip(fields["ignore_boxes"].numpy(), image.shape)[0], None, None
-        if sample.boxes is not None and sample.box_labels is not None:
-            whole = fields["boxes"].numpy()
-            clipped, inside = _clip(whole, image.shape)
-            visible = _area(clipped) / _area(whole[inside])
-            good = (visible >= MIN_VISIBLE) & (
-                (clipped[:, 2:] - clipped[:, :2]).min(1, initial=np.inf) >= MIN_SIDE
-            )
-            boxes, labels = clipped[good], sample.box_labels[inside][good]
-            ignore_boxes = np.concatenate([ignore_boxes, clipped[~good]])
+        whole, ignored = np.split(fields["boxes"].numpy(), [len(boxes)])
+        clipped, inside = _clip(whole, image.shape)
+        sides = (clipped[:, 2:] - clipped[:, :2]).min(1, initial=np.inf)
+        good = (sides >= MIN_SIDE) & (_area(clipped) >= MIN_VISIBLE * _area(whole[inside]))
         return dataclasses.replace(
             sample,
             image=image,
-            boxes=boxes,
-            box_labels=labels,
-            ignore_boxes=ignore_boxes,
+            boxes=None if sample.boxes is None else clipped[good],
+            box_labels=None if sample.box_labels is None else sample.box_labels[inside][good],
+            ignore_boxes=np.concatenate([clipped[~good], _clip(ignored, image.shape)[0]]),
             mask=None if sample.mask is None else fields["mask"][0].numpy(),
         )
-
-
-def _tv_boxes(boxes: npt.NDArray[np.float32], canvas: tuple[int, ...]) -> tv_tensors.BoundingBoxes:
-    # Unclamped, because what share of a box is left shows only against the whole of it.
-    return tv_tensors.BoundingBoxes(
-        torch.from_numpy(boxes),
-        format=tv_tensors.BoundingBoxFormat.XYXY,
-        canvas_size=(canvas[0], canvas[1]),
-        clamping_mode=None,
-    )
 
 
 def _clip(
@@ -283,8 +276,8 @@ def training_transform(
     """
     return SampleTransform(
         RandomScaledCrop(size, scale, reference_size or size),
-        v2.RandomHorizontalFlip(),
         RandomPhotometric(photometric),
+        v2.RandomHorizontalFlip(),
         # Last, because the predictor's padding has one colour that no photometric change may touch.
         PadTo(size, fill_color(mean), random=True),
     )
