@@ -23,7 +23,11 @@ from setuptools.command.build import build as build_command
 PACKAGE = "vision_msgs"
 HERE = Path(__file__).resolve().parent
 # rmw_fastrtps_cpp looks a message up through the first and needs both of the others.
-TYPE_SUPPORTS = ("rosidl_typesupport_c", "rosidl_typesupport_fastrtps_c", "rosidl_typesupport_introspection_c")
+TYPE_SUPPORTS = (
+    "rosidl_typesupport_c",
+    "rosidl_typesupport_fastrtps_c",
+    "rosidl_typesupport_introspection_c",
+)
 GENERATORS = (
     "rosidl_adapter",
     "rosidl_generator_type_description",
@@ -40,7 +44,9 @@ def ros_prefix() -> Path:
     Raises:
         SystemExit: when a wheel that the build needs is not installed, naming all that are missing.
     """
-    missing = [name for name in (*GENERATORS, *MESSAGE_DEPENDENCIES) if importlib.util.find_spec(name) is None]
+    missing = [
+        name for name in (*GENERATORS, *MESSAGE_DEPENDENCIES) if importlib.util.find_spec(name) is None
+    ]
     if missing:
         raise SystemExit(
             f"{PACKAGE} cannot be built: no module {', '.join(missing)} in {sys.prefix}; "
@@ -56,7 +62,7 @@ def run_generator(
 ) -> object:
     """Call one rosidl generator the way its command line does: through a JSON file of arguments."""
     # Here, and not above: these packages exist only where the messages can be built.
-    from rosidl_cli.command.helpers import generate_visibility_control_file  # noqa: PLC0415
+    from rosidl_cli.command.helpers import generate_visibility_control_file
 
     output.mkdir(parents=True, exist_ok=True)
     templates = prefix / "share" / name / "resource"
@@ -86,13 +92,13 @@ def run_generator(
 
 def generate_sources(build: Path, prefix: Path) -> None:
     """Write every generated source below ``build/<generator>/``."""
-    import rosidl_adapter.msg  # noqa: PLC0415
-    import rosidl_generator_c  # noqa: PLC0415
-    import rosidl_generator_py  # noqa: PLC0415
-    import rosidl_generator_type_description  # noqa: PLC0415
-    import rosidl_typesupport_c  # noqa: PLC0415
-    import rosidl_typesupport_fastrtps_c  # noqa: PLC0415
-    import rosidl_typesupport_introspection_c  # noqa: PLC0415
+    import rosidl_adapter.msg
+    import rosidl_generator_c
+    import rosidl_generator_py
+    import rosidl_generator_type_description
+    import rosidl_typesupport_c
+    import rosidl_typesupport_fastrtps_c
+    import rosidl_typesupport_introspection_c
 
     messages = sorted((HERE / "msg").glob("*.msg"))
     idl_folder = build / "idl" / "msg"
@@ -104,7 +110,9 @@ def generate_sources(build: Path, prefix: Path) -> None:
     def call(
         folder: str, name: str, generate: Callable[..., object], *args: object, **arguments: object
     ) -> object:
-        return run_generator(build / folder, prefix, name, generate, *args, idl_tuples=idl_tuples, **arguments)
+        return run_generator(
+            build / folder, prefix, name, generate, *args, idl_tuples=idl_tuples, **arguments
+        )
 
     call(
         "type_description",
@@ -144,7 +152,7 @@ def compile_shared(
     Raises:
         SystemExit: when the compiler fails, with its command and what it said.
     """
-    import numpy  # noqa: PLC0415
+    import numpy
 
     include = [
         *(build / name for name in ("rosidl_generator_c", *TYPE_SUPPORTS)),
@@ -185,7 +193,9 @@ def run(command: Sequence[str]) -> None:
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError:
-        raise SystemExit(f"{PACKAGE} cannot be built: there is no {command[0]}; install gcc and g++") from None
+        raise SystemExit(
+            f"{PACKAGE} cannot be built: there is no {command[0]}; install gcc and g++"
+        ) from None
     if done.returncode:
         raise SystemExit(f"{PACKAGE} cannot be built: {' '.join(command)}\n{done.stderr.strip()}")
 
@@ -208,7 +218,9 @@ def build_messages(build: Path, module: Path) -> list[tuple[str, list[str]]]:
         shutil.copytree(build / name / "msg", header_folder, dirs_exist_ok=True)
 
     lib = build / "lib"
-    generated = {name: build / name / "msg" for name in ("rosidl_generator_c", "rosidl_generator_py", *TYPE_SUPPORTS)}
+    generated = {
+        name: build / name / "msg" for name in ("rosidl_generator_c", "rosidl_generator_py", *TYPE_SUPPORTS)
+    }
     others = MESSAGE_DEPENDENCIES
 
     def library(name: str, sources: Sequence[Path], libraries: Sequence[str]) -> Callable[[], None]:
@@ -266,7 +278,9 @@ def build_messages(build: Path, module: Path) -> list[tuple[str, list[str]]]:
     for type_support in TYPE_SUPPORTS:
         target = module / f"{PACKAGE}_s__{type_support}{extension}"
         source = build / "rosidl_generator_py" / f"_{PACKAGE}_s.ep.{type_support}.c"
-        own = dict.fromkeys(["rosidl_generator_py", type_support, "rosidl_typesupport_c", "rosidl_generator_c"])
+        own = dict.fromkeys(
+            ["rosidl_generator_py", type_support, "rosidl_typesupport_c", "rosidl_generator_c"]
+        )
         libraries = [f"{PACKAGE}__{name}" for name in own]
         entry_points.append(
             lambda target=target, source=source, libraries=libraries: compile_shared(

@@ -116,9 +116,9 @@ def test_installed_type_descriptions_hold_the_released_hashes():
     installed = {}
     for name in RELEASED_HASHES:
         description = json.loads((folder / f"{name}.json").read_text())
-        installed[name] = {
-            entry["type_name"]: entry["hash_string"] for entry in description["type_hashes"]
-        }[f"vision_msgs/msg/{name}"]
+        installed[name] = {entry["type_name"]: entry["hash_string"] for entry in description["type_hashes"]}[
+            f"vision_msgs/msg/{name}"
+        ]
 
     assert installed == {name: f"RIHS01_{digest}" for name, digest in RELEASED_HASHES.items()}
 
