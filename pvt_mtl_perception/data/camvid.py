@@ -161,7 +161,7 @@ class CamVidDataset:
             box_labels=derived.labels,
             ignore_boxes=derived.ignore_boxes,
             box_classes=self.box_classes,
-            mask=self._to_segmentation[mask],
+            mask=cv2.LUT(mask, self._to_segmentation).astype(np.uint8, copy=False),
             classes={"timeofday": self._dusk if name.split("_")[0] in _DUSK_SEQUENCES else self._day},
             name=image_name,
         )

@@ -56,7 +56,17 @@ class _CropResize(v2.Transform):
     """
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        return F.resize(F.crop(inpt, *params["window"]), params["resized"], antialias=True)
+        cropped = F.crop(inpt, *params["window"])
+        if isinstance(cropped, tv_tensors.Image):
+            # A dense channels-last input is resized as it is; a window into a larger one would become
+            # channels-first, which costs more than this copy here and again where OpenCV takes over.
+            dense = cropped.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+            cropped = tv_tensors.wrap(dense, like=cropped)
+        if isinstance(cropped, tv_tensors.Mask):
+            # F.resize takes the corner of each pixel for masks, which shifts labels against the image.
+            resized = F.resize_image(cropped, params["resized"], v2.InterpolationMode.NEAREST_EXACT)
+            return tv_tensors.wrap(resized, like=cropped)
+        return F.resize(cropped, params["resized"], antialias=True)
 
 
 class FitInside(_CropResize):
