@@ -114,9 +114,45 @@ class LabelSet:
         )
 
 
+@dataclass(frozen=True)
+class TaskLabels:
+    """The label sets of a model's tasks.
+
+    Attributes:
+        classification: by group, in the order of the head's outputs.
+        detection, segmentation: None where the model lacks the task.
+    """
+
+    classification: Mapping[str, LabelSet]
+    detection: LabelSet | None
+    segmentation: LabelSet | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data; ``from_dict`` reads it back."""
+        return {
+            "classification": {group: labels.to_dict() for group, labels in self.classification.items()},
+            "detection": self.detection.to_dict() if self.detection else None,
+            "segmentation": self.segmentation.to_dict() if self.segmentation else None,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> TaskLabels:
+        """Reads what ``to_dict`` wrote.
+
+        Raises:
+            KeyError: when a key is missing.
+        """
+        return cls(
+            classification={g: LabelSet.from_dict(d) for g, d in data["classification"].items()},
+            detection=LabelSet.from_dict(data["detection"]) if data["detection"] else None,
+            segmentation=LabelSet.from_dict(data["segmentation"]) if data["segmentation"] else None,
+        )
+
+
 def distinct_colors(count: int) -> tuple[tuple[int, int, int], ...]:
     """RGB colours for sets that bring none, by the bit-interleaving of the Pascal VOC colour map
-    (Everingham 2010, devkit ``VOClabelcolormap``), without its leading black."""
+    (Everingham 2010, devkit ``VOClabelcolormap``), without its leading black.
+    """
     ids = np.arange(1, count + 1)
     shifts = np.arange(8)
     channels = [(((ids[:, None] >> (3 * shifts + c)) & 1) << (7 - shifts)).sum(1) for c in range(3)]
@@ -142,9 +178,7 @@ def load_label_set(name_or_path: str | Path) -> LabelSet:
     if path.suffix not in (".yaml", ".yml"):
         path = share_directory() / "config" / "labels" / f"{name_or_path}.yaml"
     if not path.is_file():
-        raise FileNotFoundError(
-            f"no label set at {path}; known names: {', '.join(available_label_sets())}"
-        )
+        raise FileNotFoundError(f"no label set at {path}; known names: {', '.join(available_label_sets())}")
     data = yaml.safe_load(path.read_text())
     if not isinstance(data, dict) or not isinstance(data.get("classes"), list):
         raise ValueError(f"{path}: a label set needs the key 'classes' with a list of names")

@@ -14,8 +14,9 @@ import safetensors
 from safetensors.torch import save_file
 from torch import Tensor
 
+from pvt_mtl_perception.labels import TaskLabels
 from pvt_mtl_perception.model.network import MultiTaskNetwork
-from pvt_mtl_perception.model.spec import ModelSpec, TaskLabels, spec_from_dict
+from pvt_mtl_perception.model.spec import ModelSpec, spec_from_dict
 
 FORMAT = "pvt_mtl_perception/1"
 _KEYS = ("format", "spec", "labels", "preprocessing", "provenance")

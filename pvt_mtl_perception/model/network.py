@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from pvt_mtl_perception.labels import TaskLabels
 from pvt_mtl_perception.model.backbone import Backbone, check_input_size
 from pvt_mtl_perception.model.heads import (
     DETECTION_LEVELS,
@@ -17,7 +18,7 @@ from pvt_mtl_perception.model.heads import (
     SegmentationHead,
 )
 from pvt_mtl_perception.model.neck import build_neck
-from pvt_mtl_perception.model.spec import ModelSpec, TaskLabels, load_task_labels
+from pvt_mtl_perception.model.spec import ModelSpec, load_task_labels
 
 
 class NetworkOutput(NamedTuple):

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import jsonargparse
 import yaml
 
-from pvt_mtl_perception.labels import LabelSet, load_label_set
+from pvt_mtl_perception.labels import TaskLabels, load_label_set
 
 TASKS = ("classification", "detection", "segmentation")
 
@@ -135,41 +135,6 @@ class ModelSpec:
     def to_dict(self) -> dict[str, Any]:
         """Plain data; ``spec_from_dict`` reads it back."""
         return dataclasses.asdict(self)
-
-
-@dataclass(frozen=True)
-class TaskLabels:
-    """The label sets of a network's heads.
-
-    Attributes:
-        classification: by group, in the order of the head's outputs.
-        detection, segmentation: None where the network lacks the head.
-    """
-
-    classification: Mapping[str, LabelSet]
-    detection: LabelSet | None
-    segmentation: LabelSet | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data; ``from_dict`` reads it back."""
-        return {
-            "classification": {group: labels.to_dict() for group, labels in self.classification.items()},
-            "detection": self.detection.to_dict() if self.detection else None,
-            "segmentation": self.segmentation.to_dict() if self.segmentation else None,
-        }
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> TaskLabels:
-        """Reads what ``to_dict`` wrote.
-
-        Raises:
-            KeyError: when a key is missing.
-        """
-        return cls(
-            classification={g: LabelSet.from_dict(d) for g, d in data["classification"].items()},
-            detection=LabelSet.from_dict(data["detection"]) if data["detection"] else None,
-            segmentation=LabelSet.from_dict(data["segmentation"]) if data["segmentation"] else None,
-        )
 
 
 def load_task_labels(spec: ModelSpec) -> TaskLabels:

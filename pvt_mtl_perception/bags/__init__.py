@@ -1,0 +1,1 @@
+"""Rosbags without ROS: camera images out of them, results into them."""

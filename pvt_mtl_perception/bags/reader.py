@@ -1,0 +1,216 @@
+"""Camera images out of a ROS 1 or ROS 2 bag, in time order and without ROS."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from rosbags.highlevel import AnyReader
+from rosbags.interfaces import Connection
+
+from pvt_mtl_perception.bags.types import (
+    COMPRESSED_IMAGE,
+    FOXGLOVE_COMPRESSED_IMAGE,
+    IMAGE,
+    typestore,
+)
+from pvt_mtl_perception.inference.image_formats import decode_compressed, decode_raw
+
+IMAGE_TYPES = (IMAGE, COMPRESSED_IMAGE, FOXGLOVE_COMPRESSED_IMAGE)
+
+
+@dataclass(frozen=True)
+class BagTopic:
+    """A topic of a bag.
+
+    Attributes:
+        name: full topic name.
+        type: like ``sensor_msgs/msg/Image``, also for ROS 1.
+        count: number of messages.
+    """
+
+    name: str
+    type: str
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.type}, {self.count} messages)"
+
+
+@dataclass(frozen=True)
+class BagImage:
+    """An image message of a bag, not yet decoded.
+
+    Attributes:
+        bag: the bag's path, for messages.
+        topic: full topic name.
+        timestamp: when it was recorded, ns since the epoch.
+        stamp: the header's stamp, ns.
+        frame_id: the header's frame.
+        message: the deserialised message, of one of ``IMAGE_TYPES``.
+    """
+
+    bag: str
+    topic: str
+    timestamp: int
+    stamp: int
+    frame_id: str
+    message: Any
+
+    def decode(self) -> npt.NDArray[np.uint8]:
+        """The pixels: uint8 (H, W, 3), RGB; of rgb8 a view onto the message.
+
+        Raises:
+            ValueError: when the encoding is not supported or the data are damaged, naming bag, topic and
+                stamp.
+        """
+        message = self.message
+        try:
+            if message.__msgtype__ != IMAGE:
+                return decode_compressed(message.format, message.data)
+            return decode_raw(
+                message.encoding,
+                message.height,
+                message.width,
+                message.step,
+                bool(message.is_bigendian),
+                message.data,
+            )
+        except ValueError as error:
+            seconds = f"{self.stamp // 10**9}.{self.stamp % 10**9:09d}"
+            raise ValueError(f"{self.bag}, topic {self.topic}, stamp {seconds}: {error}") from None
+
+
+class BagReader:
+    """An open bag: a ROS 1 ``.bag``, a rosbag2 folder, or a single ``.mcap`` or ``.db3`` file.
+
+    Use as a context manager.
+
+    Raises:
+        FileNotFoundError: when there is nothing at the path.
+        ValueError: when it is no bag or a damaged one, naming the file.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if not self.path.exists():
+            raise FileNotFoundError(f"no bag at {self.path}")
+        if self.path.is_dir() and not (self.path / "metadata.yaml").is_file():
+            files = sorted(p.name for p in self.path.iterdir() if p.suffix in (".mcap", ".db3", ".bag"))
+            hint = f"; it holds {', '.join(files)}: give one of these files" if files else ""
+            raise ValueError(f"{self.path} is a folder without metadata.yaml, so not a rosbag2 bag{hint}")
+        try:
+            self._reader = AnyReader([self.path], default_typestore=typestore())
+            self._reader.open()
+        except Exception as error:  # damaged bytes make the reader raise almost anything
+            raise ValueError(f"{self.path} cannot be read as a bag: {error!r}") from error
+        counts: dict[tuple[str, str], int] = {}
+        for connection in self._reader.connections:
+            key = connection.topic, connection.msgtype
+            counts[key] = counts.get(key, 0) + connection.msgcount
+        self.topics = tuple(BagTopic(name, kind, count) for (name, kind), count in sorted(counts.items()))
+
+    def __enter__(self) -> BagReader:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._reader.close()
+
+    @property
+    def image_topics(self) -> tuple[BagTopic, ...]:
+        """The topics whose messages ``images`` can give."""
+        return tuple(topic for topic in self.topics if topic.type in IMAGE_TYPES)
+
+    @property
+    def start(self) -> int:
+        """When the first message was recorded, ns since the epoch."""
+        return self._reader.start_time
+
+    @property
+    def duration(self) -> float:
+        """Seconds from the first message to the last."""
+        return self._reader.duration / 1e9
+
+    def select(self, names: Sequence[str] = ()) -> tuple[BagTopic, ...]:
+        """The image topics with these names, in their order; without names, the bag's only one.
+
+        Raises:
+            ValueError: when a topic is absent or holds no images, or when there are no names and not
+                exactly one image topic. The message lists the image topics with types and counts.
+        """
+        images = {topic.name: topic for topic in self.image_topics}
+        listed = ", ".join(map(str, images.values()))
+        if not images:
+            others = ", ".join(map(str, self.topics)) or "none"
+            raise ValueError(
+                f"{self.path} has no image topic of the types {', '.join(IMAGE_TYPES)}; its topics: {others}"
+            )
+        if not names:
+            if len(images) > 1:
+                raise ValueError(f"{self.path} has {len(images)} image topics, name one of them: {listed}")
+            return tuple(images.values())
+        for name in names:
+            if name in images:
+                continue
+            other = next((topic for topic in self.topics if topic.name == name), None)
+            what = f"topic {name} is a {other.type}, not an image" if other else f"no topic {name}"
+            raise ValueError(f"{self.path}: {what}; image topics: {listed}")
+        return tuple(images[name] for name in dict.fromkeys(names))
+
+    def raw_messages(self, topics: Iterable[str]) -> Iterator[tuple[Connection, int, bytes]]:
+        """Connection, recording time in ns, and serialised message, in time order.
+
+        Raises:
+            ValueError: when the file is damaged on the way, naming the bag.
+        """
+        wanted = set(topics)
+        connections = [c for c in self._reader.connections if c.topic in wanted]
+        if not connections:
+            return
+        try:
+            yield from self._reader.messages(connections)
+        except Exception as error:
+            raise ValueError(f"{self.path} is damaged: {error!r}") from error
+
+    def messages(self, topics: Iterable[str], skip: int = 0) -> Iterator[tuple[str, int, Any]]:
+        """Topic, recording time in ns, and message, in time order, without the first ``skip``.
+
+        Raises:
+            ValueError: when the file is damaged on the way, naming bag and topic.
+        """
+        for index, (connection, timestamp, data) in enumerate(self.raw_messages(topics)):
+            if index < skip:
+                continue
+            try:
+                message = self._reader.deserialize(data, connection.msgtype)
+            except Exception as error:
+                raise ValueError(
+                    f"{self.path}, topic {connection.topic}: a {connection.msgtype} at {timestamp} ns "
+                    f"cannot be deserialised: {error!r}"
+                ) from error
+            yield connection.topic, timestamp, message
+
+    def images(self, topics: Iterable[BagTopic], skip: int = 0) -> Iterator[BagImage]:
+        """The image messages of the topics in time order, without the first ``skip``.
+
+        Raises:
+            ValueError: when the file is damaged on the way, naming bag and topic.
+        """
+        names = [topic.name for topic in topics]
+        for topic, timestamp, message in self.messages(names, skip):
+            if message.__msgtype__ == FOXGLOVE_COMPRESSED_IMAGE:
+                time, frame_id = message.timestamp, message.frame_id
+            else:
+                time, frame_id = message.header.stamp, message.header.frame_id
+            stamp = time.sec * 10**9 + time.nanosec
+            yield BagImage(str(self.path), topic, timestamp, stamp, frame_id, message)

@@ -1,0 +1,1 @@
+"""The command line: ``pvt-mtl <verb>``, one module a verb."""
