@@ -1,0 +1,1 @@
+"""Image to result: preprocessing, the network, decoding, and pictures of what was found."""

@@ -1,0 +1,233 @@
+"""Images in, results out: a checkpoint on a device with thresholds that can change while it runs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from pvt_mtl_perception.inference.backends.eager import EagerBackend
+from pvt_mtl_perception.inference.decode import (
+    DetectionSettings,
+    decode_classification,
+    decode_detection,
+    decode_segmentation,
+)
+from pvt_mtl_perception.inference.preprocess import LetterboxGeometry, preprocess
+from pvt_mtl_perception.model.checkpoint import Checkpoint, build_network, load_checkpoint
+from pvt_mtl_perception.model.network import NetworkOutput
+from pvt_mtl_perception.result import Result
+
+Image = npt.NDArray[np.uint8]
+
+
+class Predictor:
+    """A model ready to use on images of any sizes.
+
+    Calls from several threads at once are safe, and so is setting the thresholds meanwhile: a call uses the
+    values that held when it began.
+
+    Args:
+        checkpoint: a file or what ``load_checkpoint`` returned.
+        device: ``auto`` (CUDA where available, else the CPU), ``cpu``, ``cuda`` or ``cuda:N``.
+        precision: ``fp32``, ``bf16``, or on CUDA ``fp16``.
+        score_threshold, nms_threshold, max_detections: see ``DetectionSettings``.
+        input_size: (height, width) of the network's input, multiples of 32; the checkpoint's when None.
+
+    Attributes:
+        labels: label sets of the heads (``TaskLabels``).
+        tasks: the tasks the checkpoint has heads for.
+        device: the device in use.
+        precision: as given.
+        model_name: the file's stem, or the backbone's name for a checkpoint in memory.
+        provenance: the checkpoint's: data, command, seed, commit, scores.
+        preprocessing: input size and normalisation in use.
+
+    Raises:
+        FileNotFoundError, CheckpointError: from ``load_checkpoint``.
+        ValueError: for an unknown device or precision, a threshold or an input size out of range.
+        RuntimeError: when the device is not available on this machine.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Path | str | Checkpoint,
+        device: str = "auto",
+        precision: str = "fp32",
+        score_threshold: float = 0.3,
+        nms_threshold: float = 0.6,
+        max_detections: int = 100,
+        input_size: tuple[int, int] | None = None,
+    ) -> None:
+        self._settings = DetectionSettings(score_threshold, nms_threshold, max_detections)
+        self._settings_lock = threading.Lock()
+        self.device = select_device(device)
+        self.precision = precision
+        if isinstance(checkpoint, Checkpoint):
+            loaded, source = checkpoint, "checkpoint"
+            self.model_name = loaded.spec.backbone.name
+        else:
+            loaded, source = load_checkpoint(checkpoint), str(checkpoint)
+            self.model_name = Path(checkpoint).stem
+        self.labels = loaded.labels
+        self.tasks = loaded.spec.tasks
+        self.provenance: Mapping[str, Any] = loaded.provenance
+        self.preprocessing = loaded.preprocessing
+        if input_size is not None:
+            height, width = input_size
+            self.preprocessing = replace(self.preprocessing, height=height, width=width)
+        self._strides = loaded.spec.detection.strides if loaded.spec.detection is not None else ()
+        self._backend = EagerBackend(build_network(loaded, source), self.device, precision)
+
+    @property
+    def score_threshold(self) -> float:
+        """Detections below it are dropped, 0..1; settable at any time."""
+        return self._settings.score_threshold
+
+    @score_threshold.setter
+    def score_threshold(self, value: float) -> None:
+        self._change_settings(score_threshold=value)
+
+    @property
+    def nms_threshold(self) -> float:
+        """IoU above which the lower-scored box of a class is dropped, 0..1; settable at any time."""
+        return self._settings.nms_threshold
+
+    @nms_threshold.setter
+    def nms_threshold(self, value: float) -> None:
+        self._change_settings(nms_threshold=value)
+
+    @property
+    def max_detections(self) -> int:
+        """At most so many detections an image; settable at any time."""
+        return self._settings.max_detections
+
+    @max_detections.setter
+    def max_detections(self, value: int) -> None:
+        self._change_settings(max_detections=value)
+
+    def _change_settings(self, **changes: Any) -> None:
+        with self._settings_lock:
+            self._settings = replace(self._settings, **changes)
+
+    def predict(
+        self, images: Sequence[Image], tasks: Collection[str] | None = None, confidence: bool = False
+    ) -> list[Result]:
+        """Results of a batch of images, in source pixels, in the order of the images.
+
+        An image's result does not depend on the others in the batch beyond rounding in the last bits, and the
+        same call gives the same result.
+
+        Args:
+            images: uint8 (H, W, 3) RGB of any sizes; views are not copied. An empty list gives an empty list.
+            tasks: a non-empty subset of ``self.tasks``; heads of the others are not computed. None for all.
+            confidence: whether ``Segmentation.confidence`` is filled.
+
+        Raises:
+            ValueError: for an unknown task, naming the known ones, or for an image of another shape or dtype,
+                naming its position.
+        """
+        wanted = self._check_tasks(tasks)
+        check_images(images)
+        if len(images) == 0:
+            return []
+        with torch.inference_mode():
+            batch, geometries = self.preprocess(images)
+            return self.decode(self.forward(batch, wanted), geometries, confidence)
+
+    def preprocess(self, images: Sequence[Image]) -> tuple[Tensor, list[LetterboxGeometry]]:
+        """The first step of ``predict``: images to a normalised batch on the device."""
+        return preprocess(images, self.preprocessing, self.device)
+
+    def forward(self, batch: Tensor, tasks: Collection[str]) -> NetworkOutput:
+        """The second step of ``predict``: the network."""
+        return self._backend(batch, tasks)
+
+    def decode(
+        self, output: NetworkOutput, geometries: Sequence[LetterboxGeometry], confidence: bool = False
+    ) -> list[Result]:
+        """The third step of ``predict``: raw outputs to results in source pixels."""
+        settings = self._settings
+        detections = segmentations = classifications = None
+        if output.detection is not None:
+            detections = decode_detection(output.detection, self._strides, geometries, settings)
+        if output.segmentation is not None:
+            segmentations = decode_segmentation(output.segmentation, geometries, confidence)
+        if output.classification is not None:
+            classifications = decode_classification(output.classification)
+        return [
+            Result(
+                height=geometry.source_height,
+                width=geometry.source_width,
+                detections=detections[i] if detections is not None else None,
+                segmentation=segmentations[i] if segmentations is not None else None,
+                classification=classifications[i] if classifications is not None else None,
+            )
+            for i, geometry in enumerate(geometries)
+        ]
+
+    def warm_up(self, sizes: Sequence[tuple[int, int]], tasks: Collection[str] | None = None) -> None:
+        """Predicts grey images once, so that the first real frame pays for no set-up.
+
+        Args:
+            sizes: (height, width) of the images that will come, one a camera: they form one batch.
+            tasks: as in ``predict``.
+        """
+        self.predict([np.full((height, width, 3), 127, np.uint8) for height, width in sizes], tasks)
+
+    def _check_tasks(self, tasks: Collection[str] | None) -> tuple[str, ...]:
+        if tasks is None:
+            return self.tasks
+        if isinstance(tasks, str):
+            raise ValueError(f"tasks is the string {tasks!r}; it must be a collection such as [{tasks!r}]")
+        unknown = sorted(set(tasks) - set(self.tasks))
+        if unknown:
+            raise ValueError(f"{self.model_name} has no task {unknown[0]!r}; it has: {', '.join(self.tasks)}")
+        if not tasks:
+            raise ValueError(f"tasks is empty; {self.model_name} has: {', '.join(self.tasks)}")
+        return tuple(task for task in self.tasks if task in tasks)
+
+
+def select_device(name: str) -> torch.device:
+    """The torch device of a name: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Raises:
+        ValueError: for another name.
+        RuntimeError: for a CUDA device that this machine or this torch does not offer.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda") or (":" in name and not (kind == "cuda" and index.isdecimal())):
+        raise ValueError(f"device {name!r} is not known; use 'auto', 'cpu', 'cuda' or 'cuda:N'")
+    if kind == "cuda":
+        if torch.version.cuda is None:
+            raise RuntimeError(f"device {name!r}: torch {torch.__version__} is built without CUDA; use 'cpu'")
+        count = torch.cuda.device_count()
+        if not torch.cuda.is_available():
+            raise RuntimeError(f"device {name!r}: torch finds no CUDA device or driver here; use 'cpu'")
+        if index and int(index) >= count:
+            raise RuntimeError(f"device {name!r}: there are {count} CUDA devices, cuda:0..cuda:{count - 1}")
+    return torch.device(name)
+
+
+def check_images(images: Sequence[Image]) -> None:
+    """Refuses what is not a sequence of uint8 (H, W, 3) images.
+
+    Raises:
+        ValueError: naming the position and what is right.
+    """
+    for i, image in enumerate(images):
+        if not isinstance(image, np.ndarray):
+            raise ValueError(f"images[{i}] is a {type(image).__name__}; it must be a numpy array")
+        if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+            raise ValueError(f"images[{i}] has shape {image.shape}; it must be (height, width, 3), RGB")
+        if image.dtype != np.uint8:
+            raise ValueError(f"images[{i}] has dtype {image.dtype}; it must be uint8, 0..255")
