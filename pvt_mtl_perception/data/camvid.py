@@ -33,7 +33,7 @@ _DUSK_SEQUENCES = frozenset({"0001TP"})
 def time_blocks(
     names: Sequence[str], folds: int = FOLDS, block_frames: int = BLOCK_FRAMES
 ) -> npt.NDArray[np.int64]:
-    """The fold of each frame: every sequence is cut into contiguous blocks that are dealt to the folds in turn.
+    """The fold of each frame: each sequence is cut into contiguous blocks, dealt to the folds in turn.
 
     Neighbouring frames of a video show the same things, so frames drawn at random would leak into the
     held-out part. Every sequence has a multiple of ``folds`` blocks, so each fold gets a part of each.
@@ -75,7 +75,8 @@ class CamVidDataset:
     Args:
         root: the folder that holds the list files and the folders they name.
         list_file: ``train.txt`` or ``val.txt``: lines ``image label``, relative to ``root``.
-        split: ``all`` frames of the list, those ``held_out`` (one fold of ``time_blocks``) or the rest to ``fit``.
+        split: ``all`` frames of the list, those ``held_out`` (one fold of ``time_blocks``), or the rest,
+            ``fit``.
         held_out_fold: which fold is held out, 0..FOLDS-1.
         segmentation, detection, timeofday: label sets; the first two have a mapping from ``camvid``.
 

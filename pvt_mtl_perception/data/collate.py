@@ -98,7 +98,8 @@ class Collator:
         """The samples' batch.
 
         Raises:
-            ValueError: when the images differ in size, or a class id is outside its label set; names the sample.
+            ValueError: when the images differ in size or a class id is outside its label set; it names
+                the sample.
         """
         size = samples[0].image.shape
         images = np.empty((len(samples), 3, *size[:2]), np.uint8)
@@ -111,7 +112,8 @@ class Collator:
         for row, sample in enumerate(samples):
             if sample.image.shape != size:
                 raise ValueError(
-                    f"{sample.name}: image is {sample.image.shape}, {samples[0].name} of the same batch is {size}"
+                    f"{sample.name}: image is {sample.image.shape}, "
+                    f"{samples[0].name} of the same batch is {size}"
                 )
             images[row] = sample.image.transpose(2, 0, 1)
             if sample.mask is not None:

@@ -48,7 +48,7 @@ def _letterbox_scale(source: Size, target: Size) -> float:
     return min(target[0] / source[0], target[1] / source[1])
 
 
-class _CropResize(v2.Transform):
+class _CropResize(v2.Transform):  # type: ignore[misc]  # torchvision has no types
     """Cuts a window out of the source and resizes it, all types alike.
 
     Only the window's pixels are resized: a crop of a jittered frame costs what the crop is worth, not what
@@ -77,6 +77,7 @@ class FitInside(_CropResize):
         self.size = size
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """What is drawn or worked out once for the image and all its labels."""
         height, width = v2.query_size(flat_inputs)
         scale = _letterbox_scale((height, width), self.size)
         resized = [max(1, round(height * scale)), max(1, round(width * scale))]
@@ -100,6 +101,7 @@ class RandomScaledCrop(_CropResize):
         self.reference_size = reference_size
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """What is drawn or worked out once for the image and all its labels."""
         height, width = v2.query_size(flat_inputs)
         low, high = self.scale
         scale = _letterbox_scale((height, width), self.reference_size)
@@ -119,7 +121,7 @@ class RandomScaledCrop(_CropResize):
         return int(torch.randint(length - window + 1, ())), window, resized
 
 
-class PadTo(v2.Transform):
+class PadTo(v2.Transform):  # type: ignore[misc]  # torchvision has no types
     """Pads to ``size`` (height, width): the image with ``fill``, the mask with 255.
 
     Args:
@@ -133,6 +135,7 @@ class PadTo(v2.Transform):
         self.random = random
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """What is drawn or worked out once for the image and all its labels."""
         height, width = v2.query_size(flat_inputs)
         below, right = self.size[0] - height, self.size[1] - width
         top = int(torch.randint(below + 1, ())) if self.random else 0
@@ -140,13 +143,14 @@ class PadTo(v2.Transform):
         return {"padding": [left, top, right - left, below - top]}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """One of the image and its labels, changed."""
         if not any(params["padding"]):
             return inpt
         fill: Any = IGNORE_INDEX if isinstance(inpt, tv_tensors.Mask) else self.fill
         return F.pad(inpt, params["padding"], fill=fill)
 
 
-class RandomPhotometric(v2.Transform):
+class RandomPhotometric(v2.Transform):  # type: ignore[misc]  # torchvision has no types
     """Random brightness, contrast, saturation and hue, and now and then grey, blur or sensor noise.
 
     Brightness, contrast, saturation and hue are one 3x4 matrix on RGB: torchvision's RandomPhotometricDistort
@@ -168,6 +172,7 @@ class RandomPhotometric(v2.Transform):
         self.noise = noise
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """What is drawn or worked out once for the image and all its labels."""
         s = self.strength
         gray = float(torch.rand(())) < self.grayscale * s
         return {
@@ -181,6 +186,7 @@ class RandomPhotometric(v2.Transform):
         }
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """One of the image and its labels, changed."""
         if not isinstance(inpt, tv_tensors.Image):
             return inpt
         image = np.ascontiguousarray(inpt.permute(1, 2, 0).numpy())
@@ -294,5 +300,5 @@ def training_transform(
 
 
 def evaluation_transform(size: Size, mean: Sequence[float] = IMAGENET_MEAN) -> SampleTransform:
-    """The whole frame letterboxed into ``size`` (height, width), as the predictor does; the seed has no effect."""
+    """The whole frame letterboxed into ``size`` (height, width) as the predictor does; no seed changes it."""
     return SampleTransform(FitInside(size), PadTo(size, fill_color(mean), random=False))

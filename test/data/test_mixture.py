@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+from collections import Counter
+from itertools import islice
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from pvt_mtl_perception.data.camvid import CamVidDataset
+from pvt_mtl_perception.data.collate import Batch, Collator
+from pvt_mtl_perception.data.mixture import Draw, Mixture, build_loader
+from pvt_mtl_perception.data.sample import Sample
+from pvt_mtl_perception.data.transforms import training_transform
+
+
+class NoiseDataset:
+    """Pictures of noise that are labelled with where they come from."""
+
+    def __init__(self, identity: int, size: int) -> None:
+        self.identity, self.size = identity, size
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> Sample:
+        rng = np.random.default_rng([self.identity, index])
+        return Sample(
+            image=rng.integers(0, 256, (80, 120, 3)).astype(np.uint8),
+            boxes=np.array([[10, 10, 60, 50]], np.float32),
+            box_labels=np.array([self.identity]),
+            box_classes=(self.identity,),
+            mask=rng.integers(0, 4, (80, 120)).astype(np.uint8),
+            classes={"source": self.identity},
+            name=f"{self.identity}/{index}",
+        )
+
+
+DATASETS = [NoiseDataset(0, 13), NoiseDataset(1, 7)]
+MIXTURE = Mixture(sizes=(13, 7), ratios=(3, 1), batch_size=4, seed=11)
+COLLATOR = Collator(detection_classes=2, groups={"source": 2})
+
+
+def batches(**options: int) -> list[Batch]:
+    options = {"stop_step": 6, "workers": 0} | options
+    return list(build_loader(DATASETS, training_transform((32, 64)), MIXTURE, COLLATOR, **options))
+
+
+def assert_equal(first: Batch, second: Batch) -> None:
+    assert first.names == second.names
+    for name in ("images", "all_boxes", "all_box_labels", "all_ignore_boxes", "detection_labelled", "masks"):
+        torch.testing.assert_close(getattr(first, name), getattr(second, name), rtol=0, atol=0)
+    torch.testing.assert_close(first.classes, second.classes, rtol=0, atol=0)
+
+
+def write_camvid(folder: Path, frames: int, seed: int) -> CamVidDataset:
+    rng = np.random.default_rng(seed)
+    folder.mkdir()
+    for frame in range(frames):
+        cv2.imwrite(str(folder / f"{frame}.png"), rng.integers(0, 256, (80, 120, 3)).astype(np.uint8))
+        label = cv2.resize(rng.integers(0, 12, (5, 7)).astype(np.uint8), (120, 80), interpolation=0)
+        cv2.imwrite(str(folder / f"{frame}_label.png"), label)
+    (folder / "train.txt").write_text("".join(f"{i}.png {i}_label.png\n" for i in range(frames)))
+    return CamVidDataset(folder)
+
+
+def test_number_of_workers_does_not_change_the_batches(tmp_path: Path) -> None:
+    # Readers of the package, because a started worker cannot import a class of a test.
+    datasets = [write_camvid(tmp_path / "first", 13, 0), write_camvid(tmp_path / "second", 7, 1)]
+    collator = Collator(detection_classes=10, groups={"timeofday": 3})
+
+    def read(workers: int) -> list[Batch]:
+        transform = training_transform((32, 64))
+        return list(build_loader(datasets, transform, MIXTURE, collator, stop_step=6, workers=workers))
+
+    reference = read(0)
+    assert len(reference) == 6 and sum(len(batch.all_boxes) for batch in reference) > 20
+    for workers in (1, 2):
+        for ours, theirs in zip(read(workers), reference, strict=True):
+            assert_equal(ours, theirs)
+
+
+def test_resume_at_any_step_continues_the_same_run() -> None:
+    reference = batches(stop_step=9)
+    for start in (1, 4, 8):
+        for ours, theirs in zip(batches(start_step=start, stop_step=9), reference[start:], strict=True):
+            assert_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("homogeneous", [False, True])
+def test_draws_resume_far_into_the_run(homogeneous: bool) -> None:
+    mixture = Mixture((1 << 31, 367, 50), (2, 1, 0.3), 6, seed=3, homogeneous=homogeneous)
+    reference = list(islice(mixture.steps(), 1200))
+    assert list(islice(mixture.steps(1100), 100)) == reference[1100:]
+
+
+def test_processes_share_the_global_batch_without_overlap() -> None:
+    whole = batches()
+    parts = [batches(rank=rank, world_size=2) for rank in range(2)]
+    for step, batch in enumerate(whole):
+        assert parts[0][step].names + parts[1][step].names == batch.names
+        torch.testing.assert_close(
+            torch.cat([part[step].images for part in parts]), batch.images, rtol=0, atol=0
+        )
+
+
+def test_ratios_hold_closely_in_any_run_of_draws() -> None:
+    mixture = Mixture((1000, 1000, 1000), (5, 2, 1), 8, seed=0)
+    counts = np.zeros(3)
+    for step, draws in enumerate(islice(mixture.steps(), 500), 1):
+        counts += np.bincount([draw.dataset for draw in draws], minlength=3)
+        np.testing.assert_allclose(counts, 8 * step * np.array([5, 2, 1]) / 8, atol=3)
+
+
+def test_each_pass_visits_every_sample_once_and_in_another_order() -> None:
+    mixture = Mixture((10, 4), (1, 1), 4, seed=5)
+    order = [d.sample for draws in islice(mixture.steps(), 30) for d in draws if d.dataset == 0]
+    passes = [order[i : i + 10] for i in range(0, 50, 10)]
+    assert all(sorted(one) == list(range(10)) for one in passes)
+    assert len({tuple(one) for one in passes}) == 5
+
+
+def test_homogeneous_batches_have_one_source() -> None:
+    mixture = Mixture((10, 10), (3, 1), 5, seed=5, homogeneous=True)
+    sources = [{draw.dataset for draw in draws} for draws in islice(mixture.steps(), 100)]
+    assert all(len(source) == 1 for source in sources)
+    assert Counter(s for source in sources for s in source)[0] == pytest.approx(75, abs=2)
+
+
+def test_every_draw_has_its_own_seed_and_another_run_others() -> None:
+    def draws(seed: int) -> list[Draw]:
+        return [d for batch in islice(Mixture((10,), (1,), 5, seed).steps(), 200) for d in batch]
+
+    seeds = [draw.seed for draw in draws(1)]
+    assert len(set(seeds)) == 1000 and min(seeds) >= 0 and max(seeds) < 2**63
+    assert not set(seeds) & {draw.seed for draw in draws(2)}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"ratios": (1.0,)}, "1 ratios for 2 data sets"),
+        ({"ratios": (1.0, 0.0)}, "ratios are positive"),
+        ({"sizes": (3, 0)}, "data set 1 has no samples"),
+        ({"batch_size": 0}, "batch_size is at least 1"),
+    ],
+)
+def test_mixture_refuses_what_makes_no_sense(change: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Mixture(**({"sizes": (3, 3), "ratios": (1.0, 1.0), "batch_size": 2, "seed": 0} | change))
+
+
+def test_loader_refuses_a_mixture_for_other_data_and_a_batch_that_does_not_divide() -> None:
+    with pytest.raises(ValueError, match=r"sizes \(13, 7\), these have \(13,\)"):
+        build_loader(DATASETS[:1], training_transform((32, 64)), MIXTURE, COLLATOR, stop_step=1)
+    with pytest.raises(ValueError, match="batch size 4 is not a multiple of 3"):
+        batches(world_size=3)
