@@ -29,3 +29,19 @@ def share_directory() -> Path:
         f"the data files of {PACKAGE} (config/labels) are in none of: "
         + ", ".join(str(folder) for folder in looked)
     )
+
+
+def shipped_checkpoint() -> Path:
+    """The model that comes with the package: the only ``.safetensors`` file in ``models/``.
+
+    Raises:
+        FileNotFoundError: when there is none or more than one, naming the folder.
+    """
+    folder = share_directory() / "models"
+    found = sorted(folder.glob("*.safetensors"))
+    if len(found) != 1:
+        names = ", ".join(path.name for path in found) or "none"
+        raise FileNotFoundError(
+            f"no model was named, and {folder} must then hold exactly one .safetensors file; it holds: {names}"
+        )
+    return found[0]

@@ -1,0 +1,98 @@
+"""The QoS profiles of the node, and what stands in the way of a publisher's images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rclpy.qos import (
+    DurabilityPolicy,
+    HistoryPolicy,
+    QoSCompatibility,
+    QoSProfile,
+    ReliabilityPolicy,
+    qos_check_compatible,
+)
+from rclpy.topic_endpoint_info import TopicEndpointInfo
+
+
+def image_input() -> QoSProfile:
+    """For camera images: best effort fits every publisher, and only the newest frame matters."""
+    return QoSProfile(
+        history=HistoryPolicy.KEEP_LAST,
+        depth=1,
+        reliability=ReliabilityPolicy.BEST_EFFORT,
+        durability=DurabilityPolicy.VOLATILE,
+    )
+
+
+def output() -> QoSProfile:
+    """For results: reliable, so that every subscriber matches."""
+    return QoSProfile(
+        history=HistoryPolicy.KEEP_LAST,
+        depth=5,
+        reliability=ReliabilityPolicy.RELIABLE,
+        durability=DurabilityPolicy.VOLATILE,
+    )
+
+
+def latched() -> QoSProfile:
+    """For what is said once and late subscribers need too."""
+    return QoSProfile(
+        history=HistoryPolicy.KEEP_LAST,
+        depth=1,
+        reliability=ReliabilityPolicy.RELIABLE,
+        durability=DurabilityPolicy.TRANSIENT_LOCAL,
+    )
+
+
+def describe(profile: QoSProfile) -> str:
+    """Reliability, durability and history in words, for logs."""
+    words = [
+        profile.reliability.name.lower().replace("_", " "),
+        profile.durability.name.lower().replace("_", " "),
+    ]
+    if profile.history == HistoryPolicy.KEEP_LAST:
+        words.append(f"keep last {profile.depth}")
+    return ", ".join(words)
+
+
+def explain_silence(
+    topic: str,
+    requested_type: str,
+    requested: QoSProfile,
+    publishers: Sequence[TopicEndpointInfo],
+    same_type_topics: Sequence[str],
+) -> str:
+    """Why a subscription hears nothing, from what discovery knows of the topic's publishers.
+
+    Args:
+        topic: the subscription's full topic name.
+        requested_type: its type, like ``sensor_msgs/msg/Image``.
+        requested: its QoS.
+        publishers: everybody who publishes on the topic.
+        same_type_topics: other topics with that type and a publisher.
+    """
+    if not publishers:
+        elsewhere = (
+            f"{requested_type} is published on: {', '.join(sorted(same_type_topics))}"
+            if same_type_topics
+            else f"nobody publishes {requested_type}"
+        )
+        return f"{topic} has no publisher; {elsewhere}"
+    reasons = []
+    for publisher in publishers:
+        name = f"{publisher.node_namespace.rstrip('/')}/{publisher.node_name}"
+        if publisher.topic_type != requested_type:
+            reasons.append(f"{name} publishes {publisher.topic_type} on {topic}, not {requested_type}")
+            continue
+        compatibility, _ = qos_check_compatible(publisher.qos_profile, requested)
+        if compatibility == QoSCompatibility.ERROR:
+            reasons.append(
+                f"{name} offers {describe(publisher.qos_profile)} on {topic}, "
+                f"this node requests {describe(requested)}, which is incompatible; set "
+                f"qos_overrides.{topic}.subscription.reliability to "
+                f"{publisher.qos_profile.reliability.name.lower()}"
+            )
+        else:
+            reasons.append(f"{name} publishes {requested_type} on {topic} with a fitting QoS but is silent")
+    return "; ".join(reasons)
