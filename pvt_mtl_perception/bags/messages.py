@@ -67,6 +67,19 @@ def compressed_image_message(header: Any, format: str, data: npt.NDArray[np.uint
     return typestore().types[COMPRESSED_IMAGE](header=header, format=format, data=data.reshape(-1))
 
 
+def copied_image(header: Any, message: Any) -> Any:
+    """An image message of any bag as one of ROS 2's sensor_msgs, sharing its data.
+
+    Args:
+        header: goes into the copy.
+        message: of one of ``bags.reader.IMAGE_TYPES``.
+    """
+    if message.__msgtype__ != IMAGE:
+        return compressed_image_message(header, message.format, message.data)
+    names = ("height", "width", "encoding", "is_bigendian", "step", "data")
+    return typestore().types[IMAGE](header=header, **{name: getattr(message, name) for name in names})
+
+
 def _bounding_box(box: npt.NDArray[np.float32]) -> Any:
     types = typestore().types
     left, top, right, bottom = box.astype(np.float64).tolist()

@@ -14,7 +14,7 @@ from pvt_mtl_perception.bags import messages
 from pvt_mtl_perception.bags.reader import BagReader
 from pvt_mtl_perception.bags.types import LATCHED, RELIABLE, typestore
 from pvt_mtl_perception.labels import TaskLabels
-from pvt_mtl_perception.result import Result, Segmentation
+from pvt_mtl_perception.result import Classification, Detections, Result, Segmentation
 
 Storage = Literal["mcap", "sqlite3"]
 BAG_VERSION: Literal[9] = 9
@@ -172,15 +172,21 @@ class _Stream:
 
 @dataclass(frozen=True)
 class RecordedResult:
-    """A result read from a bag.
+    """The outputs of one frame in a bag; a task without a message is None.
 
     Attributes:
-        result: tasks without a message are None.
+        detections, segmentation, classification: as in ``Result``.
         timestamps: for each task that has one, when its message was recorded, ns since the epoch.
     """
 
-    result: Result
+    detections: Detections | None
+    segmentation: Segmentation | None
+    classification: Classification | None
     timestamps: Mapping[str, int]
+
+    def result(self, height: int, width: int) -> Result:
+        """As a result of a frame of this size in pixels."""
+        return Result(height, width, self.detections, self.segmentation, self.classification)
 
 
 class ResultReader:
@@ -202,12 +208,11 @@ class ResultReader:
             "classification": _Stream(reader, topics.classification),
         }
 
-    def take(self, stamp: int, height: int, width: int) -> RecordedResult | None:
-        """The result of the frame with this header stamp, or None where the bag has none.
+    def take(self, stamp: int) -> RecordedResult | None:
+        """The outputs of the frame with this header stamp, or None where the bag has none.
 
         Args:
             stamp: ns; not lower than in the call before.
-            height, width: of the frame in pixels.
 
         Raises:
             KeyError: when a message names a class that the labels lack.
@@ -226,7 +231,5 @@ class ResultReader:
             classification = messages.classification_from(
                 have["classification"][1], self._labels.classification
             )
-        return RecordedResult(
-            Result(height, width, detections, segmentation, classification),
-            {task: timestamp for task, (timestamp, _) in have.items()},
-        )
+        timestamps = {task: timestamp for task, (timestamp, _) in have.items()}
+        return RecordedResult(detections, segmentation, classification, timestamps)

@@ -1,0 +1,75 @@
+"""Arguments of every verb that predicts: which model, where, and with which thresholds."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pvt_mtl_perception.paths import shipped_checkpoint
+
+if TYPE_CHECKING:  # importing it loads torch, for which help does not wait
+    from pvt_mtl_perception.inference.predictor import Predictor
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--model``, ``--device``, ``--precision`` and the detection thresholds."""
+    group = parser.add_argument_group("model")
+    group.add_argument("--model", type=Path, help="checkpoint file; the shipped one by default")
+    group.add_argument("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
+    group.add_argument(
+        "--precision", choices=["fp32", "fp16", "bf16"], default="fp32", help="default: %(default)s"
+    )
+    group.add_argument(
+        "--score-threshold", type=float, default=0.3, metavar="S", help="of boxes, 0..1; default: %(default)s"
+    )
+    group.add_argument(
+        "--nms-threshold",
+        type=float,
+        default=0.6,
+        metavar="IOU",
+        help="overlap above which the lower-scored box goes; default: %(default)s",
+    )
+    group.add_argument(
+        "--max-detections", type=int, default=100, metavar="N", help="per image; default: %(default)s"
+    )
+
+
+def checkpoint_path(args: argparse.Namespace) -> Path:
+    """The checkpoint that ``--model`` names, or the shipped one.
+
+    Raises:
+        FileNotFoundError: when there is none.
+    """
+    path: Path = args.model or shipped_checkpoint()
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}")
+    return path
+
+
+def load_predictor(args: argparse.Namespace) -> Predictor:
+    """The predictor that the arguments describe.
+
+    Raises:
+        FileNotFoundError, ValueError, RuntimeError: from ``Predictor``.
+    """
+    from pvt_mtl_perception.inference.predictor import Predictor
+
+    return Predictor(
+        checkpoint_path(args),
+        device=args.device,
+        precision=args.precision,
+        score_threshold=args.score_threshold,
+        nms_threshold=args.nms_threshold,
+        max_detections=args.max_detections,
+    )
+
+
+def checkpoint_digest(path: Path) -> str:
+    """SHA-256 of the checkpoint, by which results of another model are told apart."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,300 @@
+"""Image and video files through a predictor: results as JSON lines, with masks and overlays as pictures."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from pvt_mtl_perception.inference.batches import batched, deferred_interrupt, prefetched
+from pvt_mtl_perception.inference.image_formats import decode_compressed
+from pvt_mtl_perception.inference.predictor import Predictor
+from pvt_mtl_perception.inference.render import draw_overlay
+from pvt_mtl_perception.inference.video import VideoReader, VideoWriter
+from pvt_mtl_perception.labels import TaskLabels
+from pvt_mtl_perception.result import Result
+
+_log = logging.getLogger(__name__)
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+VIDEO_SUFFIXES = (".mp4", ".mkv", ".avi", ".mov", ".webm", ".m4v", ".mpg", ".mpeg")
+
+RESULTS = "results.jsonl"
+_RUN = "run.json"
+
+
+@dataclass(frozen=True)
+class Input:
+    """A file to predict.
+
+    Attributes:
+        path: where it is.
+        name: what its results are called: its path below the folder it was found in, or its file name.
+    """
+
+    path: Path
+    name: Path
+
+    @property
+    def is_video(self) -> bool:
+        """Whether its suffix is a video's."""
+        return self.path.suffix.lower() in VIDEO_SUFFIXES
+
+
+def find_inputs(paths: Iterable[Path]) -> list[Input]:
+    """The image and video files among the paths and in the folders among them, sorted within a folder.
+
+    Raises:
+        FileNotFoundError: when a path does not exist.
+        ValueError: when a file is neither image nor video, a folder holds none, or two would have results
+            of the same name.
+    """
+    inputs = []
+    for path in paths:
+        if path.is_dir():
+            known = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
+            files = sorted(file for file in path.rglob("*") if file.suffix.lower() in known)
+            if not files:
+                raise ValueError(f"{path} holds no file with the suffix {', '.join(known)}")
+            inputs += [Input(file, file.relative_to(path)) for file in files]
+        elif not path.exists():
+            raise FileNotFoundError(f"no image, video or folder at {path}")
+        elif path.suffix.lower() in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES):
+            inputs.append(Input(path, Path(path.name)))
+        else:
+            raise ValueError(f"{path} is neither an image ({', '.join(IMAGE_SUFFIXES)}) nor a video")
+    seen: dict[Path, Path] = {}
+    for item in inputs:
+        key = item.name.with_suffix("")
+        if key in seen:
+            raise ValueError(f"{seen[key]} and {item.path} would both have results called {key}")
+        seen[key] = item.path
+    return inputs
+
+
+def result_record(result: Result, labels: TaskLabels) -> dict[str, Any]:
+    """A result as plain data for JSON.
+
+    Returns:
+        ``width`` and ``height`` in pixels; ``detections``, each with ``class``, ``score`` and ``box``
+        (``xyxy`` in pixels); ``classification``, by group each class's probability; ``segmentation``, the
+        share of the image's pixels of each class that occurs. A task that was not run is absent.
+    """
+    record: dict[str, Any] = {"width": result.width, "height": result.height}
+    if result.detections is not None and labels.detection is not None:
+        found = result.detections
+        record["detections"] = [
+            {
+                "class": labels.detection.names[label],
+                "score": round(float(score), 4),
+                "box": [round(value, 2) for value in box.tolist()],
+            }
+            for box, score, label in zip(found.boxes, found.scores, found.labels, strict=True)
+        ]
+    if result.classification is not None:
+        record["classification"] = {
+            group: {
+                name: round(float(p), 4)
+                for name, p in zip(labels.classification[group].names, probabilities, strict=True)
+            }
+            for group, probabilities in result.classification.probabilities.items()
+        }
+    if result.segmentation is not None and labels.segmentation is not None:
+        mask = result.segmentation.mask
+        counts = np.bincount(mask.ravel(), minlength=len(labels.segmentation))
+        record["segmentation"] = {
+            name: round(count / mask.size, 4)
+            for name, count in zip(labels.segmentation.names, counts.tolist(), strict=False)
+            if count
+        }
+    return record
+
+
+def predict_files(
+    inputs: Sequence[Input],
+    output: Path,
+    predictor: Predictor,
+    batch_size: int = 1,
+    pictures: bool = True,
+    settings: dict[str, str] | None = None,
+    progress: bool = True,
+) -> tuple[int, int]:
+    """Predicts files and writes the results below a folder.
+
+    ``results.jsonl`` gets one line an image, with ``image`` its name; a video ``a.mp4`` gets ``a.jsonl``
+    with one line a frame, with ``time`` in seconds. With pictures, an image has ``<name>_overlay.jpg`` and
+    ``<name>_mask.png`` (class ids), a video ``<name>_overlay.mp4``. What is there already is not predicted
+    again, so an interrupted run goes on when it is called again.
+
+    Args:
+        inputs: from ``find_inputs``.
+        output: the folder; made when absent.
+        predictor: what predicts.
+        batch_size: images predicted at once.
+        pictures: whether masks and overlays are written.
+        settings: what the results depend on; a folder with results of other settings is refused.
+        progress: shows a bar.
+
+    Returns:
+        How many files have results now, and how many could not be read.
+
+    Raises:
+        ValueError: when the folder holds results of other settings, or no file could be read.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    _check_settings(output, settings or {})
+    done = _images_with_results(output / RESULTS)
+    images = [item for item in inputs if not item.is_video]
+    videos = [item for item in inputs if item.is_video]
+    failed = _predict_images(
+        [item for item in images if str(item.name) not in done],
+        output, predictor, batch_size, pictures, progress,
+    )  # fmt: skip
+    for video in videos:
+        failed += not _predict_video(video, output, predictor, batch_size, pictures, progress)
+    if failed == len(inputs):
+        raise ValueError(f"none of {len(inputs)} files could be read")
+    return len(inputs) - failed, failed
+
+
+def _check_settings(output: Path, settings: dict[str, str]) -> None:
+    path = output / _RUN
+    if path.is_file():
+        earlier = json.loads(path.read_text())
+        for key in {**earlier, **settings}:
+            if earlier.get(key) != settings.get(key):
+                raise ValueError(
+                    f"{output} holds results with {key} {earlier.get(key)!r}, not {settings.get(key)!r}; "
+                    "choose another folder"
+                )
+    elif (output / RESULTS).exists():
+        raise ValueError(f"{output / RESULTS} exists and is not known to be of this kind of run")
+    path.write_text(json.dumps(settings, indent=1))
+
+
+def _images_with_results(path: Path) -> set[str]:
+    """Names in the file; a last line that a kill has cut is removed from it."""
+    if not path.is_file():
+        return set()
+    data = path.read_bytes()
+    whole = data[: data.rfind(b"\n") + 1]
+    if len(whole) < len(data):
+        with path.open("r+b") as file:
+            file.truncate(len(whole))
+    return {json.loads(line)["image"] for line in whole.splitlines()}
+
+
+def _read_image(item: Input) -> tuple[Input, npt.NDArray[np.uint8] | None]:
+    try:
+        return item, decode_compressed(item.path.suffix.lstrip("."), item.path.read_bytes())
+    except (OSError, ValueError) as error:
+        _log.warning("left out: %s: %s", item.path, error)
+        return item, None
+
+
+def _write_picture(path: Path, pixels: npt.NDArray[np.uint8]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not cv2.imwrite(str(path), pixels):
+        raise OSError(f"{path} cannot be written")
+
+
+def _write_pictures(stem: Path, image: npt.NDArray[np.uint8], result: Result, labels: TaskLabels) -> None:
+    overlay = draw_overlay(image, result, labels)
+    bgr = np.asarray(cv2.cvtColor(overlay, cv2.COLOR_RGB2BGR), np.uint8)
+    _write_picture(stem.with_name(f"{stem.name}_overlay.jpg"), bgr)
+    if result.segmentation is not None:
+        _write_picture(stem.with_name(f"{stem.name}_mask.png"), result.segmentation.mask)
+
+
+def _predict_images(
+    images: Sequence[Input],
+    output: Path,
+    predictor: Predictor,
+    batch_size: int,
+    pictures: bool,
+    progress: bool,
+) -> int:
+    failed = 0
+    read = prefetched(map(_read_image, images), depth=2 * batch_size)
+    with (
+        (output / RESULTS).open("a") as lines,
+        deferred_interrupt() as stopping,
+        closing(read),
+        tqdm(total=len(images), unit="image", disable=not progress or not images, dynamic_ncols=True) as bar,
+    ):
+        for batch in batched(read, batch_size):
+            good = [(item, pixels) for item, pixels in batch if pixels is not None]
+            failed += len(batch) - len(good)
+            results = predictor.predict([pixels for _, pixels in good])
+            for (item, pixels), result in zip(good, results, strict=True):
+                if pictures:
+                    _write_pictures(output / item.name.with_suffix(""), pixels, result, predictor.labels)
+                record = {"image": str(item.name), **result_record(result, predictor.labels)}
+                lines.write(json.dumps(record) + "\n")
+            lines.flush()
+            bar.update(len(batch))
+            if stopping():
+                raise KeyboardInterrupt
+    return failed
+
+
+def _predict_video(
+    item: Input, output: Path, predictor: Predictor, batch_size: int, pictures: bool, progress: bool
+) -> bool:
+    """False when the file cannot be read to its end."""
+    stem = output / item.name.with_suffix("")
+    target = stem.with_name(f"{stem.name}.jsonl")
+    if target.exists():
+        return True
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f".{target.name}.part")
+    overlay = stem.with_name(f"{stem.name}_overlay.mp4") if pictures else None
+    try:
+        with VideoReader(item.path) as reader, part.open("w") as lines:
+            _predict_frames(reader, lines, overlay, predictor, batch_size, progress)
+        part.replace(target)
+    except ValueError as error:
+        _log.warning("left out: %s", error)
+        return False
+    finally:
+        part.unlink(missing_ok=True)
+    return True
+
+
+def _predict_frames(
+    reader: VideoReader,
+    lines: TextIO,
+    overlay: Path | None,
+    predictor: Predictor,
+    batch_size: int,
+    progress: bool,
+) -> None:
+    with ExitStack() as stack:
+        writer = stack.enter_context(VideoWriter(overlay, reader.fps)) if overlay is not None else None
+        bar = stack.enter_context(
+            tqdm(
+                total=reader.frames,
+                desc=reader.path.name,
+                unit="frame",
+                disable=not progress,
+                dynamic_ncols=True,
+            )
+        )
+        frames = stack.enter_context(closing(prefetched(reader, depth=2 * batch_size)))
+        for batch in batched(frames, batch_size):
+            results = predictor.predict([image for _, image in batch])
+            for (time, image), result in zip(batch, results, strict=True):
+                if writer is not None:
+                    writer.write(draw_overlay(image, result, predictor.labels), time)
+                record = {"time": round(time, 6), **result_record(result, predictor.labels)}
+                lines.write(json.dumps(record) + "\n")
+            bar.update(len(batch))
