@@ -46,6 +46,7 @@ def main() -> None:
     parser.add_argument("--camvid", type=Path, default=os.environ.get("CAMVID_ROOT"))
     parser.add_argument("--size", type=int, nargs=2, default=(192, 320), metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--samples", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=40, help="batches that the loader is timed over")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
     args = parser.parse_args()
@@ -66,20 +67,21 @@ def main() -> None:
         _, read = timed(args.samples, source.__getitem__)
         transform(samples[0], 0)
         crops, change = timed(args.samples, lambda i, samples=samples: transform(samples[i], i))
-        batch = args.batch_size
-        _, collate = timed(
-            len(crops) // batch, lambda i, crops=crops: COLLATOR(crops[i * batch : (i + 1) * batch])
-        )
-        collate /= batch
+        batches = [crops[i : i + args.batch_size] for i in range(0, len(crops), args.batch_size)]
+        _, collate = timed(len(batches), lambda i, batches=batches: COLLATOR(batches[i]))
+        collate /= args.batch_size
         rate = 1e3 / (read + change + collate)
         print(f"{name:<12}{read:9.2f}{first:10.2f}{change:14.2f}{collate:12.2f}{rate:11.0f}")
 
     mixture = Mixture(tuple(map(len, sources.values())), (1.0,) * len(sources), args.batch_size, seed=0)
     for workers in args.workers:
         loader = iter(
-            build_loader(list(sources.values()), transform, mixture, COLLATOR, stop_step=40, workers=workers)
+            build_loader(
+                list(sources.values()), transform, mixture, COLLATOR, stop_step=args.steps, workers=workers
+            )
         )
-        for _ in range(8):
+        # What the workers prepare while they start belongs to no rate.
+        for _ in range(args.steps // 4):
             next(loader)
         start = time.perf_counter()
         seen = sum(len(batch) for batch in loader)
