@@ -23,6 +23,8 @@ class SyntheticDataset:
         base_seed: where in the train seeds this data set begins.
         size: number of frames; None gives every seed of the split, more than a training sees.
         frame_size: (width, height) of a frame in pixels.
+        keep: hold rendered frames in memory, 1 MB each at the default size, so that the next pass over a
+            pool of ``size`` frames costs no rendering. A frame that is given out is shared, not copied.
 
     Raises:
         ValueError: when ``size`` is not 1 .. 2**31.
@@ -34,6 +36,7 @@ class SyntheticDataset:
         base_seed: int = 0,
         size: int | None = None,
         frame_size: tuple[int, int] = (640, 384),
+        keep: bool = False,
     ) -> None:
         if size is not None and not 1 <= size <= _SEEDS:
             raise ValueError(f"size is 1..{_SEEDS} frames, found {size}")
@@ -41,6 +44,7 @@ class SyntheticDataset:
         self.base_seed = base_seed
         self.size = size
         self.frame_size = frame_size
+        self._kept: dict[int, Sample] | None = {} if keep else None
 
     def __len__(self) -> int:
         return _SEEDS if self.size is None else self.size
@@ -59,4 +63,8 @@ class SyntheticDataset:
 
     def __getitem__(self, index: int) -> Sample:
         """One frame, the same each time."""
-        return render_frame(self.seed(index), self.frame_size, self.split)
+        if self._kept is None:
+            return render_frame(self.seed(index), *self.frame_size, self.split)
+        if index not in self._kept:
+            self._kept[index] = render_frame(self.seed(index), *self.frame_size, self.split)
+        return self._kept[index]

@@ -37,12 +37,13 @@ def flatten_levels(maps: Sequence[Tensor]) -> Tensor:
 
 
 def expected_distances(distributions: Tensor) -> Tensor:
-    """Mean of each side's distribution: (..., 4 (reg_max + 1)) logits to (..., 4) strides (Li 2020, eq. 4)."""
+    """Mean of each side: (..., 4 (reg_max + 1)) logits to (..., 4) strides (Li 2020, eq. 4)."""
     bins = distributions.shape[-1] // 4
-    probabilities = distributions.unflatten(-1, (4, bins)).float().softmax(-1)
+    shape = (*distributions.shape[:-1], 4, bins)
+    probabilities = distributions.reshape(shape).float().softmax(-1)
     return probabilities @ torch.arange(bins, dtype=torch.float32, device=distributions.device)
 
 
 def distances_to_boxes(points: Tensor, distances: Tensor) -> Tensor:
-    """Points (..., 2) and left, top, right, bottom distances (..., 4) in pixels to ``xyxy`` boxes (..., 4)."""
+    """Points (..., 2) and left, top, right, bottom distances (..., 4), in pixels, to ``xyxy`` (..., 4)."""
     return torch.cat((points - distances[..., :2], points + distances[..., 2:]), dim=-1)

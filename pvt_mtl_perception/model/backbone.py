@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import timm
 import torch
 from torch import Tensor, nn
@@ -26,18 +28,18 @@ class Backbone(nn.Module):
         if not timm.is_model(spec.name):
             near = ", ".join(timm.list_models(f"{spec.name.split('_')[0]}*")[:8]) or "timm.list_models()"
             raise ValueError(f"backbone.name {spec.name!r} is no timm model; similar: {near}")
-        kwargs = {"drop_path_rate": spec.drop_path_rate} if spec.drop_path_rate else {}
-        probe = timm.create_model(spec.name, features_only=True, pretrained=False, **kwargs)
-        reductions = probe.feature_info.reduction()
+        kwargs: dict[str, Any] = {"drop_path_rate": spec.drop_path_rate} if spec.drop_path_rate else {}
+        body: Any = timm.create_model(spec.name, features_only=True, pretrained=False, **kwargs)
+        reductions = body.feature_info.reduction()
         missing = [r for r in REDUCTIONS if r not in reductions]
         if missing:
             raise ValueError(
                 f"backbone.name {spec.name!r} has features at strides {reductions}; needs {list(REDUCTIONS)}"
             )
-        # timm prunes what lies behind the last index; models with a stride-2 level yield five features.
+        # Some families also yield features at stride 2.
         self.indices = tuple(reductions.index(r) for r in REDUCTIONS)
-        self.channels: tuple[int, ...] = tuple(probe.feature_info.channels()[i] for i in self.indices)
-        self.body = probe
+        self.channels: tuple[int, ...] = tuple(body.feature_info.channels()[i] for i in self.indices)
+        self.body = body
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) normalised images to C2..C5, each (B, channels, H/stride, W/stride)."""

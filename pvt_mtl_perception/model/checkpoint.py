@@ -127,7 +127,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     for key in _KEYS:
         if key not in metadata:
             raise CheckpointError(
-                f"{path} lacks the metadata key {key!r}: a safetensors file, but no pvt_mtl_perception checkpoint"
+                f"{path} lacks the metadata key {key!r}: safetensors, but no checkpoint of pvt_mtl_perception"
             )
     if metadata["format"] != FORMAT:
         raise CheckpointError(f"{path} has format {metadata['format']!r}; this version reads {FORMAT!r}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -17,6 +18,15 @@ from pvt_mtl_perception.model.spec import DetectionSpec
 
 DETECTION_LEVELS = (3, 4, 5, 6, 7)
 SEGMENTATION_LEVELS = (2, 3, 4, 5)
+
+
+def _output_conv(in_channels: int, out_channels: int, kernel_size: int, bias: float = 0.0) -> nn.Conv2d:
+    """The last layer of a dense head: small random weights, so that its first outputs are its biases."""
+    conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
+    nn.init.normal_(conv.weight, std=0.01)
+    assert conv.bias is not None
+    nn.init.constant_(conv.bias, bias)
+    return conv
 
 
 class ClassificationHead(nn.Module):
@@ -60,19 +70,15 @@ class DetectionHead(nn.Module):
 
         def tower() -> nn.Sequential:
             widths = [in_channels] + [spec.channels] * spec.num_convs
-            return nn.Sequential(*(ConvNormAct(a, b) for a, b in zip(widths, widths[1:], strict=False)))
+            return nn.Sequential(*(ConvNormAct(a, b) for a, b in pairwise(widths)))
 
         self.class_tower = tower()
         self.box_tower = tower()
         width = spec.channels if spec.num_convs else in_channels
-        self.class_logits = nn.Conv2d(width, num_classes, 3, padding=1)
-        self.box_distances = nn.Conv2d(width, 4 * (spec.reg_max + 1), 3, padding=1)
+        # A first score of 0.01 keeps the many negatives from dominating (Lin 2017b, section 4.1).
+        self.class_logits = _output_conv(width, num_classes, 3, bias=-math.log((1 - 0.01) / 0.01))
+        self.box_distances = _output_conv(width, 4 * (spec.reg_max + 1), 3)
         self.scales = nn.Parameter(torch.ones(len(spec.strides)))
-        nn.init.normal_(self.class_logits.weight, std=0.01)
-        nn.init.normal_(self.box_distances.weight, std=0.01)
-        prior = 0.01  # a first score of 0.01 keeps the many negatives from dominating (Lin 2017b, 4.1)
-        nn.init.constant_(self.class_logits.bias, -math.log((1 - prior) / prior))
-        nn.init.zeros_(self.box_distances.bias)
 
     def forward(self, pyramid: Pyramid) -> DetectionOutput:
         """P3..P7 to their raw outputs."""
@@ -85,7 +91,7 @@ class DetectionHead(nn.Module):
 
 
 class SegmentationHead(nn.Module):
-    """Semantic FPN (Kirillov 2019): every level brought to stride 4 by convolutions and enlargement, summed."""
+    """Semantic FPN (Kirillov 2019): all levels brought to stride 4 by convolution and enlargement, summed."""
 
     def __init__(self, in_channels: int, channels: int, num_classes: int) -> None:
         super().__init__()
@@ -95,9 +101,7 @@ class SegmentationHead(nn.Module):
             self.branches[str(level)] = nn.ModuleList(
                 ConvNormAct(in_channels if i == 0 else channels, channels) for i in range(count)
             )
-        self.predictor = nn.Conv2d(channels, num_classes, 1)
-        nn.init.normal_(self.predictor.weight, std=0.01)
-        nn.init.zeros_(self.predictor.bias)
+        self.predictor = _output_conv(channels, num_classes, 1)
 
     def forward(self, pyramid: Pyramid) -> Tensor:
         """P2..P5 to logits (B, classes, H/4, W/4)."""
@@ -115,5 +119,3 @@ class SegmentationHead(nn.Module):
             total = total + x
         logits: Tensor = self.predictor(total)
         return logits
-
-

@@ -27,9 +27,7 @@ class FPN(nn.Module):
         first = min(levels)
         self.lateral = nn.ModuleDict(
             {
-                str(level): nn.Sequential(
-                    nn.Conv2d(c, channels, 1, bias=False), group_norm(channels)
-                )
+                str(level): nn.Sequential(nn.Conv2d(c, channels, 1, bias=False), group_norm(channels))
                 for level, c in zip(range(2, 6), in_channels, strict=True)
                 if level >= first
             }
@@ -83,6 +81,7 @@ class WeightedSum(nn.Module):
         self.weight = nn.Parameter(torch.ones(inputs))
 
     def forward(self, *inputs: Tensor) -> Tensor:
+        """The sum of tensors of one shape."""
         weights = F.relu(self.weight)
         weights = weights / (weights.sum() + 1e-4)
         total = weights[0] * inputs[0]
@@ -100,9 +99,7 @@ class BiFPNLayer(nn.Module):
         inner, low, high = self.levels[1:-1], self.levels[0], self.levels[-1]
         self.down_fuse = nn.ModuleDict({str(lv): WeightedSum(2) for lv in (low, *inner)})
         self.down_conv = nn.ModuleDict({str(lv): SeparableConv(channels) for lv in (low, *inner)})
-        self.up_fuse = nn.ModuleDict(
-            {**{str(lv): WeightedSum(3) for lv in inner}, str(high): WeightedSum(2)}
-        )
+        self.up_fuse = nn.ModuleDict({**{str(lv): WeightedSum(3) for lv in inner}, str(high): WeightedSum(2)})
         self.up_conv = nn.ModuleDict({str(lv): SeparableConv(channels) for lv in (*inner, high)})
 
     def forward(self, inputs: Pyramid) -> Pyramid:
@@ -122,8 +119,10 @@ class BiFPNLayer(nn.Module):
 
 
 class BiFPN(nn.Module):
-    """BiFPN (Tan 2020) over the levels that the network's heads use; they are fused with one another,
-    so every level of the network is computed whichever of them is asked for."""
+    """BiFPN (Tan 2020) over the levels that the network's heads use.
+
+    The levels are fused with one another, so all of them are computed whichever are asked for.
+    """
 
     def __init__(
         self, in_channels: Sequence[int], channels: int, levels: Collection[int], repeats: int

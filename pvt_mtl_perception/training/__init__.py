@@ -1,0 +1,1 @@
+"""Losses, assignment and the training loop."""

@@ -12,7 +12,7 @@ CANDIDATES_PER_LEVEL = 9
 
 
 def pad_boxes(boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Boxes of each image, (N_i, 4), to (B, max N, 4) with zeros behind, and the bool (B, max N) of real ones."""
+    """Boxes (N_i, 4) of each image to (B, max N, 4), zeros behind, and bool (B, max N): which are real."""
     counts = torch.tensor([len(b) for b in boxes], device=boxes[0].device)
     padded = pad_sequence([b.reshape(-1, 4) for b in boxes], batch_first=True)
     real = torch.arange(padded.shape[1], device=padded.device)[None] < counts[:, None]

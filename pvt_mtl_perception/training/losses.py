@@ -153,7 +153,7 @@ def classification_loss(
         classes: int64 (B,) by group; -1 where the image has no label of the group.
         label_smoothing: share of the target spread over all classes, 0..1.
     """
-    total = sum((x.sum() for x in logits.values())) * 0.0
+    total = sum(x.sum() for x in logits.values()) * 0.0
     for group, x in logits.items():
         target = classes[group]
         count = (target >= 0).sum().clamp(min=1)

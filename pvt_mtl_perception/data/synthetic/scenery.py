@@ -74,7 +74,7 @@ def paint_sky(canvas: Canvas, world: World, heading: float, t: float) -> None:
 
 def paint_background(canvas: Canvas, world: World, s: float, far: float) -> None:
     """The far end of the view: a skyline of roofs or trees before the sky."""
-    dice = Dice(world.seed, 77, int(s // 400))
+    dice = Dice(world.seed, 77, int(s // 400) % (1 << 31))
     light, camera = canvas.light, canvas.camera
     depth = far
     count = 64

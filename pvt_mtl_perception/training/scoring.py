@@ -1,0 +1,121 @@
+"""Scores of a finished run, written into its checkpoint, and the model card made from them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from pvt_mtl_perception.data.camvid import CamVidDataset
+from pvt_mtl_perception.evaluation.evaluator import evaluate
+from pvt_mtl_perception.inference.predictor import Predictor
+from pvt_mtl_perception.labels import load_label_set
+from pvt_mtl_perception.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from pvt_mtl_perception.model.network import MultiTaskNetwork, count_parameters
+from pvt_mtl_perception.training.config import SourceConfig
+from pvt_mtl_perception.training.trainer import open_source
+
+
+def score(path: Path, sources: Sequence[SourceConfig], device: str = "auto") -> dict[str, Any]:
+    """Evaluates a checkpoint on each source and stores the scores in its provenance.
+
+    CamVid is scored in its own 11 classes. A source that is optional and absent is left out.
+
+    Returns:
+        by ``kind/split``, what ``evaluate`` returns.
+
+    Raises:
+        CheckpointError, FileNotFoundError: from the checkpoint and the sources.
+    """
+    predictor = Predictor(path, device=device)
+    scores: dict[str, Any] = {}
+    for source in sources:
+        data = open_source(source)
+        name = f"{source.kind}/{source.split}"
+        if data is None:
+            tqdm.write(f"{name}: no folder {source.root}; not scored")
+            continue
+        taxonomy = load_label_set("camvid") if isinstance(data, CamVidDataset) else None
+        scores[name] = evaluate(predictor, data, taxonomy)
+    checkpoint = load_checkpoint(path)
+    provenance = {**checkpoint.provenance, "scores": scores}
+    save_checkpoint(path, dataclasses.replace(checkpoint, provenance=provenance))
+    return scores
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def _score_rows(scores: dict[str, Any]) -> list[str]:
+    rows = ["| data | measure | value (%) |", "|---|---|---|"]
+    for source, values in scores.items():
+        where = f"{source} ({values['images']} images)"
+        if segmentation := values.get("segmentation"):
+            rows.append(f"| {where} | mIoU | {_percent(segmentation['miou'])} |")
+        if detection := values.get("detection"):
+            rows.append(f"| {where} | AP | {_percent(detection['ap'])} |")
+            rows.append(f"| {where} | AP50 | {_percent(detection['ap50'])} |")
+        for group, result in values.get("classification", {}).items():
+            rows.append(f"| {where} | accuracy, {group} | {_percent(result['accuracy'])} |")
+            rows.append(f"| {where} | balanced accuracy, {group} | {_percent(result['balanced_accuracy'])} |")
+    return rows
+
+
+def _class_rows(scores: dict[str, Any]) -> list[str]:
+    rows = []
+    for source, values in scores.items():
+        if segmentation := values.get("segmentation"):
+            rows += [f"\n### IoU by class, {source}\n", "| class | IoU (%) |", "|---|---|"]
+            rows += [f"| {name} | {_percent(iou)} |" for name, iou in segmentation["per_class"].items()]
+        if detection := values.get("detection"):
+            rows += [
+                f"\n### AP by class, {source}\n",
+                "| class | AP (%) | AP50 (%) | boxes |",
+                "|---|---|---|---|",
+            ]
+            rows += [
+                f"| {name} | {_percent(v['ap'])} | {_percent(v['ap50'])} | {v['boxes']} |"
+                for name, v in detection["per_class"].items()
+            ]
+    return rows
+
+
+def model_card(name: str, checkpoint: Checkpoint) -> str:
+    """A checkpoint's model card in Markdown, from what its metadata hold.
+
+    Args:
+        name: title of the card.
+        checkpoint: with ``scores`` in its provenance.
+    """
+    provenance = checkpoint.provenance
+    counts = count_parameters(MultiTaskNetwork(checkpoint.spec, checkpoint.labels))
+    size = checkpoint.preprocessing
+    scores = provenance.get("scores", {})
+    lines = [
+        f"# {name}",
+        "",
+        f"{checkpoint.spec.backbone.name} with {checkpoint.spec.neck.type.upper()} and heads for "
+        f"{', '.join(checkpoint.spec.tasks)}; {counts['total'] / 1e6:.2f} M parameters; "
+        f"input {size.width}x{size.height}, letterboxed.",
+        "",
+        f"- Trained by `{provenance.get('command')}` at commit `{provenance.get('commit')}`, "
+        f"seed {provenance.get('seed')}, {provenance.get('steps')} steps.",
+        f"- Trained on: {', '.join(provenance.get('trained_on', []))}. No outside weights.",
+        *(f"- {note}" for note in provenance.get("notes", [])),
+        "",
+        "## Labels",
+        "",
+    ]
+    labels = checkpoint.labels
+    for group, label_set in labels.classification.items():
+        lines.append(f"- classification, {group}: {', '.join(label_set.names)}")
+    if labels.detection:
+        lines.append(f"- detection: {', '.join(labels.detection.names)}")
+    if labels.segmentation:
+        lines.append(f"- segmentation: {', '.join(labels.segmentation.names)}")
+    lines += ["", "## Scores", "", *_score_rows(scores), *_class_rows(scores), ""]
+    return "\n".join(lines)

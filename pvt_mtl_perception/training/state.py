@@ -1,0 +1,93 @@
+"""Everything a run needs to go on where it stopped, in one safetensors file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from torch import Tensor, nn
+
+from pvt_mtl_perception.model.checkpoint import CheckpointError, save_tensors_atomically
+
+
+@dataclass
+class TrainingState:
+    """The moving parts of a run.
+
+    Attributes:
+        network: being trained.
+        ema: the averaged copy of it.
+        optimizer: with its moments.
+        step: optimiser steps done.
+    """
+
+    network: nn.Module
+    ema: nn.Module
+    optimizer: torch.optim.Optimizer
+    step: int = 0
+
+
+def save_state(path: Path, state: TrainingState, config: dict[str, Any]) -> None:
+    """Writes weights, averaged weights, optimiser moments and random state atomically.
+
+    Raises:
+        OSError: from the file system; an earlier state at ``path`` is then intact.
+    """
+    tensors: dict[str, Tensor] = {"rng.torch": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        tensors["rng.cuda"] = torch.cuda.get_rng_state()
+    # A clone a tensor: safetensors refuses tensors that share memory.
+    tensors |= {f"network.{k}": v.clone() for k, v in state.network.state_dict().items()}
+    tensors |= {f"ema.{k}": v.clone() for k, v in state.ema.state_dict().items()}
+    optimizer = state.optimizer.state_dict()
+    for index, moments in optimizer["state"].items():
+        tensors |= {f"optimizer.{index}.{k}": torch.as_tensor(v).clone() for k, v in moments.items()}
+    metadata = {
+        "step": str(state.step),
+        "config": json.dumps(config),
+        "param_groups": json.dumps(optimizer["param_groups"]),
+    }
+    save_tensors_atomically(path, tensors, metadata)
+
+
+def load_state(path: Path, state: TrainingState, config: dict[str, Any]) -> None:
+    """Reads what ``save_state`` wrote into ``state``.
+
+    Raises:
+        CheckpointError: when the file is damaged or belongs to another configuration, naming the keys.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (safetensors.SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is not a complete training state ({error})") from None
+    missing = {"step", "config", "param_groups"} - set(metadata)
+    if missing:
+        raise CheckpointError(f"{path} lacks the metadata key {sorted(missing)[0]!r}: no training state")
+    saved = json.loads(metadata["config"])
+    different = sorted(k for k in {*saved, *config} if saved.get(k) != config.get(k))
+    if different:
+        raise CheckpointError(
+            f"{path} was written under another configuration ({', '.join(different)} differ); "
+            "choose another output folder or the same configuration"
+        )
+
+    def part(prefix: str) -> dict[str, Tensor]:
+        return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+    state.network.load_state_dict(part("network."))
+    state.ema.load_state_dict(part("ema."))
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in part("optimizer.").items():
+        index, key = name.split(".", 1)
+        moments.setdefault(int(index), {})[key] = tensor
+    state.optimizer.load_state_dict({"state": moments, "param_groups": json.loads(metadata["param_groups"])})
+    state.step = int(metadata["step"])
+    torch.set_rng_state(tensors["rng.torch"])
+    if "rng.cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["rng.cuda"])
