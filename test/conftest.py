@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import re
@@ -34,8 +35,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.fixture
-def ros_domain_id() -> Iterator[int]:
+@contextlib.contextmanager
+def reserved_domain_id() -> Iterator[int]:
     """A ROS domain that no other running test on this machine has, reserved by a file lock."""
     folder = Path(tempfile.gettempdir()) / "pvt_mtl_ros_domains"
     folder.mkdir(mode=0o777, exist_ok=True)
@@ -52,8 +53,7 @@ def ros_domain_id() -> Iterator[int]:
     pytest.fail(f"all {len(DOMAIN_IDS)} ROS domains are reserved by other tests (locks in {folder})")
 
 
-@pytest.fixture
-def ros_environment(ros_domain_id: int) -> dict[str, str]:
+def environment_for(ros_domain_id: int) -> dict[str, str]:
     """The environment of a child process: own domain, this machine only, the large-image profile."""
     environment = dict(os.environ)
     environment["ROS_DOMAIN_ID"] = str(ros_domain_id)
@@ -62,6 +62,19 @@ def ros_environment(ros_domain_id: int) -> dict[str, str]:
     for variable in PROFILE_VARIABLES:
         environment[variable] = str(FASTDDS_PROFILE)
     return environment
+
+
+@pytest.fixture
+def ros_domain_id() -> Iterator[int]:
+    """A ROS domain of the test's own."""
+    with reserved_domain_id() as domain_id:
+        yield domain_id
+
+
+@pytest.fixture
+def ros_environment(ros_domain_id: int) -> dict[str, str]:
+    """The environment of the test's child processes."""
+    return environment_for(ros_domain_id)
 
 
 def without_ros_wheels(environment: Mapping[str, str]) -> dict[str, str]:
@@ -183,7 +196,7 @@ class Spawn:
 
     def __call__(
         self,
-        *arguments: str | Path,
+        *arguments: object,
         environment: Mapping[str, str] | None = None,
         python: str | Path = sys.executable,
         cwd: Path = REPOSITORY,
@@ -205,16 +218,32 @@ class Spawn:
         return child
 
 
+@contextlib.contextmanager
+def spawning(environment: Mapping[str, str]) -> Iterator[Spawn]:
+    """A ``Spawn`` whose children end with the block."""
+    starter = Spawn(environment)
+    try:
+        yield starter
+    finally:
+        for child in starter.children:
+            child.kill()
+
+
 @pytest.fixture
 def spawn(ros_environment: dict[str, str]) -> Iterator[Spawn]:
     """Starts python children in the test's own ROS domain and leaves none behind.
 
     ``node = spawn("-m", "module"); node.wait_for("ready"); node.stop()``
     """
-    starter = Spawn(ros_environment)
-    yield starter
-    for child in starter.children:
-        child.kill()
+    with spawning(ros_environment) as starter:
+        yield starter
+
+
+@pytest.fixture(scope="module")
+def module_spawn() -> Iterator[Spawn]:
+    """As ``spawn``, in one ROS domain for all tests of a module; its ``environment`` names it."""
+    with reserved_domain_id() as domain_id, spawning(environment_for(domain_id)) as starter:
+        yield starter
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,134 @@
+"""A regular `pip install` leaves everything where ROS 2 and the package itself look for it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+
+from pvt_mtl_perception import __version__
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+PACKAGE = "pvt_mtl_perception"
+
+
+@pytest.fixture(scope="module")
+def prefix(tmp_path_factory):
+    """What `pip install --no-deps .` of the tracked files puts below a prefix of its own."""
+    source = tmp_path_factory.mktemp("source")
+    # A copy, because setuptools builds inside the source folder; without the environment and the outputs.
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    for name in filter(None, listed.split("\0")):
+        if (REPOSITORY / name).is_file():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            os.symlink(REPOSITORY / name, source / name)
+    prefix = tmp_path_factory.mktemp("prefix")
+    command = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-build-isolation", "--no-index"]
+    done = subprocess.run(
+        [*command, "--ignore-installed", "--prefix", str(prefix), str(source)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    return prefix
+
+
+@pytest.fixture(scope="module")
+def environment(prefix):
+    """The environment of a shell in which ``prefix`` is on the paths and the source folder is not."""
+    site_packages = next(prefix.glob("lib/python*/site-packages"))
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    python_path = os.pathsep.join(filter(None, [str(site_packages), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PYTHONPATH": python_path, "PATH": path, "PYTHONSAFEPATH": "1"}
+
+
+def test_data_files_lie_where_ros_looks(prefix):
+    share = prefix / "share" / PACKAGE
+
+    assert (prefix / "share/ament_index/resource_index/packages" / PACKAGE).is_file()
+    for name in ("config", "launch", "models", "rviz"):
+        source = {
+            file.relative_to(REPOSITORY)
+            for file in (REPOSITORY / name).rglob("*")
+            if file.is_file() and "__pycache__" not in file.parts and not file.name.startswith(".")
+        }
+        installed = {
+            file.relative_to(share)
+            for file in (share / name).rglob("*")
+            if file.is_file() and "__pycache__" not in file.parts
+        }
+        assert installed == source
+    assert (share / "config" / "labels" / "driving_segmentation.yaml").is_file()
+
+
+def test_installed_copy_finds_its_own_data(prefix, environment, tmp_path):
+    question = (
+        "import pvt_mtl_perception.paths as paths; print(paths.__file__); print(paths.share_directory())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", question],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    module, share = map(Path, done.stdout.split())
+
+    assert prefix in module.parents
+    assert share == prefix / "share" / PACKAGE
+
+
+def test_node_executable_runs_the_installed_node(prefix, environment, tmp_path):
+    pytest.importorskip("rclpy")
+    executable = prefix / "lib" / PACKAGE / "perception_node"
+    arguments = ["--ros-args", "-p", "score_threshold:=7.0"]
+
+    done = subprocess.run(
+        [str(executable), *arguments],
+        cwd=tmp_path,
+        env={**environment, "ROS_AUTOMATIC_DISCOVERY_RANGE": "OFF"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "score_threshold" in done.stderr
+
+
+def test_command_line_is_installed(prefix, environment, tmp_path):
+    done = subprocess.run(
+        [str(prefix / "bin" / "pvt-mtl"), "--help"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert "usage: pvt-mtl" in done.stdout
+
+
+def test_manifest_and_package_agree():
+    manifest = ElementTree.parse(REPOSITORY / "package.xml").getroot()
+
+    assert manifest.findtext("name") == PACKAGE
+    assert manifest.findtext("version") == __version__
+    assert manifest.findtext("license") == "Apache-2.0"
+    assert manifest.findtext("export/build_type") == "ament_python"
