@@ -501,6 +501,9 @@ def main(args: Sequence[str] | None = None) -> int:
         if rclpy.ok() and not isinstance(error, ExternalShutdownException):
             raise
     finally:
+        # The interpreter takes its handlers away before it ends, and another Ctrl-C would kill it then.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         node.destroy_node()
         executor.shutdown()
         rclpy.try_shutdown()

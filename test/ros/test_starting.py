@@ -1,0 +1,129 @@
+"""How a node starts, fails to start, is corrected, and ends."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lifecycle_msgs.msg import Transition
+from ros_client import START_TIMEOUT, TIMEOUT, RosClient
+from vision_msgs.msg import Classification
+
+
+@pytest.fixture
+def node(start_node: Any, client: RosClient, tmp_path: Path) -> Any:
+    """A node that waits unconfigured; it asks for reliable images."""
+    process = start_node(
+        autostart=False,
+        model_path=tmp_path / "missing.safetensors",
+        device="cpu",
+        no_image_warning_period=1.0,
+        use_sim_time=True,
+        **{"qos_overrides./image.subscription.reliability": "reliable"},
+    )
+    client.wait_for_state("unconfigured")
+    yield process
+    process.kill()
+
+
+def test_a_node_without_autostart_is_led_through_its_states_and_corrected(
+    node: Any, client: RosClient, start_camera: Any, checkpoint: Path, tmp_path: Path
+) -> None:
+    # A missing checkpoint: the transition fails with the reason, the node lives.
+    assert not client.change_state(Transition.TRANSITION_CONFIGURE)
+    node.wait_for(r"\[ERROR\].*cannot configure: no checkpoint at .*missing\.safetensors", TIMEOUT)
+    values = client.node_values(lambda values: values["level"] == "ERROR")
+    assert (values["state"], values["model"]) == ("unconfigured", "")
+    assert "missing.safetensors" in values["message"]
+
+    # So does a file that is no checkpoint, and a device that is not there.
+    rubbish = tmp_path / "rubbish.safetensors"
+    rubbish.write_bytes(b"rubbish")
+    assert client.set_parameter("model_path", str(rubbish)) == ""
+    assert not client.change_state(Transition.TRANSITION_CONFIGURE)
+    node.wait_for(r"rubbish\.safetensors is not a complete safetensors file", TIMEOUT)
+    assert client.set_parameter("model_path", str(checkpoint)) == ""
+    assert client.set_parameter("device", "cuda:77") == ""
+    assert not client.change_state(Transition.TRANSITION_CONFIGURE)
+    node.wait_for(r"cannot configure: device 'cuda:77'", TIMEOUT)
+
+    # Corrected, it can be configured, activated, and taken back to the start.
+    assert client.set_parameter("device", "cpu") == ""
+    assert client.change_state(Transition.TRANSITION_CONFIGURE)
+    assert client.state() == "inactive"
+    values = client.node_values(lambda values: values["state"] == "inactive")
+    assert (values["level"], values["model"]) == ("OK", checkpoint.stem)
+    assert client.change_state(Transition.TRANSITION_ACTIVATE)
+
+    # Nobody publishes.
+    node.wait_for(r"\[WARN\].*no image for .* s: /image has no publisher", TIMEOUT)
+    values = client.camera_values("/image", lambda values: values["level"] == "WARN")
+    assert "/image has no publisher; nobody publishes sensor_msgs/msg/Image" in values["message"]
+
+    # Somebody publishes best effort where the node was told to ask for reliable.
+    camera = start_camera("image")
+    node.wait_for(r"\[WARN\].*offers best effort.*on /image, this node requests reliable", TIMEOUT)
+    values = client.camera_values("/image", lambda values: "best effort" in values["message"])
+    assert values["level"] == "WARN"
+    assert "set qos_overrides./image.subscription.reliability to best_effort" in values["message"]
+    camera.stop()
+
+    # Simulated time that nobody publishes stops neither results nor reports.
+    start_camera("image", "--reliable")
+    listener = client.listen(Classification, "/classification")
+    listener.wait_for()
+    client.forget(listener)
+
+    assert client.change_state(Transition.TRANSITION_DEACTIVATE)
+    assert client.change_state(Transition.TRANSITION_CLEANUP)
+    assert client.node_values(lambda values: values["state"] == "unconfigured")["model"] == ""
+    assert client.node.count_publishers("/classification") == 0
+    assert client.change_state(Transition.TRANSITION_CONFIGURE)
+    assert client.change_state(Transition.TRANSITION_ACTIVATE)
+    assert client.change_state(Transition.TRANSITION_ACTIVE_SHUTDOWN)
+    assert client.state() == "finalized"
+
+    assert node.stop(TIMEOUT) == 0, node.output
+    assert "Traceback" not in node.output, node.output
+
+
+@pytest.mark.parametrize(
+    "signals", [(signal.SIGTERM,), (signal.SIGINT, signal.SIGINT), (signal.SIGINT, signal.SIGTERM)]
+)
+@pytest.mark.parametrize("pause", [0.0, 0.05])  # to meet the end at different places
+def test_signals_end_the_node_cleanly(node: Any, signals: tuple[signal.Signals, ...], pause: float) -> None:
+    for number in signals:
+        node.process.send_signal(number)
+        time.sleep(pause)
+    assert node.wait(TIMEOUT) == 0, node.output
+    assert "Traceback" not in node.output, node.output
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"precision": "fp8"}, "precision is 'fp8'; allowed: one of fp32, fp16, bf16"),
+        ({"score_threshold": 2.0}, "score_threshold.*Min: 0.0, Max: 1.0"),
+        ({"max_detections": "many"}, "max_detections.*INTEGER"),
+    ],
+)
+def test_an_invalid_parameter_at_the_start_is_named(
+    start_node: Any, parameters: dict[str, Any], message: str
+) -> None:
+    node = start_node(**parameters)
+    node.wait_for(rf"\[FATAL\].*{message}", TIMEOUT)
+    assert node.wait(TIMEOUT) == 1
+    assert "Traceback" not in node.output, node.output
+
+
+def test_without_a_usable_model_an_autostarting_node_says_so_and_waits(
+    start_node: Any, client: RosClient
+) -> None:
+    node = start_node(model_path="/no/such/model.safetensors")
+    node.wait_for(r"\[ERROR\].*cannot configure: no checkpoint at /no/such/model\.safetensors", START_TIMEOUT)
+    node.wait_for(r"\[ERROR\].*not started.*ros2 lifecycle set /perception_node configure", TIMEOUT)
+    assert client.state() == "unconfigured"
+    assert node.stop(TIMEOUT) == 0, node.output
