@@ -52,8 +52,8 @@ print("RECEIVED", len(arrived - {0}), flush=True)
 )
 
 # Small frames first, until one has arrived on whatever transport. Then every frame counts. With patience, a
-# subscriber that is three frames behind gets that many seconds to catch up: a busy machine lowers the rate then,
-# where it would otherwise look like a lossy transport.
+# subscriber that is three frames behind gets that many seconds to catch up: a busy machine then lowers the
+# rate, where it would otherwise look like a lossy transport.
 PUBLISHER = (
     COMMON
     + """
