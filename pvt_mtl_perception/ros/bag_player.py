@@ -108,7 +108,7 @@ def play(node: Node, args: argparse.Namespace) -> None:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Plays a bag; the exit status is 2 when an argument is wrong, 1 when nobody listens, 130 after Ctrl-C."""
+    """Plays a bag; the exit status is 2 for a wrong argument, 1 when nobody listens, 130 after Ctrl-C."""
     arguments = list(sys.argv if args is None else args)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
