@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -44,9 +45,8 @@ class Draw(NamedTuple):
 class Mixture:
     """Which samples step t trains on, for any t.
 
-    The data sets' turns follow their ratios evenly (an additive recurrence, so every run of n draws differs
-    from the ratios by little more than one draw); within a data set every pass is a new permutation of all
-    its samples. Nothing is carried from step to step, so a run resumes at any step and workers and
+    The data sets' turns follow their ratios evenly (an additive recurrence, so any run of draws is within a
+    few of the ratios); within a data set every pass is a new permutation of all its samples. Nothing is carried from step to step, so a run resumes at any step and workers and
     processes cannot change what it sees.
 
     Attributes:
@@ -156,6 +156,8 @@ def _prepare_worker(_: int) -> None:
     # Workers are the parallelism; threads of their own would take the cores from the network.
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+    # Ctrl-C reaches the whole process group; the main process ends its workers itself.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def build_loader(
@@ -207,5 +209,7 @@ def build_loader(
         persistent_workers=workers > 0,
         prefetch_factor=prefetch if workers else None,
         pin_memory=pin_memory,
+        # Starting a loader draws from its generator; the default one is the network's, for dropout.
+        generator=torch.Generator(),
     )
     return loader
