@@ -46,8 +46,9 @@ class Mixture:
     """Which samples step t trains on, for any t.
 
     The data sets' turns follow their ratios evenly (an additive recurrence, so any run of draws is within a
-    few of the ratios); within a data set every pass is a new permutation of all its samples. Nothing is carried from step to step, so a run resumes at any step and workers and
-    processes cannot change what it sees.
+    few of the ratios); within a data set every pass is a new permutation of all its samples. Nothing is
+    carried from step to step, so a run resumes at any step, and workers and processes cannot change what it
+    sees.
 
     Attributes:
         sizes: the data sets' lengths.

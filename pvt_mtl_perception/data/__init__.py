@@ -1,0 +1,1 @@
+"""Labelled images: readers, rendered scenes, transforms, and the mixture a training run draws from."""
