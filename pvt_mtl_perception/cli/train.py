@@ -17,7 +17,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", help="torch device (default: cpu)")
     parser.add_argument("--threads", type=int, default=None, help="CPU threads (default: torch's choice)")
     parser.add_argument(
-        "overrides", nargs=argparse.REMAINDER, help="keys of the configuration: --optimizer.lr 0.0005 …"
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change a key of the configuration, for example optimizer.lr=0.0005; may be repeated",
     )
 
 
@@ -43,9 +47,9 @@ def run(args: argparse.Namespace) -> int:
 
     if args.threads:
         torch.set_num_threads(args.threads)
-    config = load_config(args.config, args.overrides)
+    config = load_config(args.config, [f"--{change}" for change in args.set])
     provenance = {
-        "command": f"pvt-mtl train {args.config} {' '.join(args.overrides)}".strip(),
+        "command": " ".join(["pvt-mtl train", str(args.config), *(f"--set {change}" for change in args.set)]),
         "commit": _commit(),
     }
     trainer = Trainer(config, args.out, args.device, provenance)

@@ -182,7 +182,7 @@ def spec_from_dict(data: Mapping[str, Any]) -> ModelSpec:
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_argument("--spec", type=ModelSpec)
     try:
-        spec = parser.instantiate_classes(parser.parse_object({"spec": dict(data)})).spec
+        spec = parser.instantiate(parser.parse_object({"spec": dict(data)})).spec
     except (jsonargparse.ArgumentError, TypeError) as error:
         raise ValueError(f"not a model spec: {error}") from None
     assert isinstance(spec, ModelSpec)

@@ -44,7 +44,8 @@ class PhaseConfig:
         steps: optimiser steps.
         width, height: of the training crops in pixels, multiples of 32.
         batch_size: images a step.
-        scale: smallest and largest scale of the source picture before the crop; 1 is its own resolution.
+        scale: smallest and largest scale of the picture before the crop; at 1 the whole of it fits the
+            checkpoint's input size.
     """
 
     steps: int
@@ -127,7 +128,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainingConf
     try:
         namespace = parser.parse_args([f"--config={path}", *overrides])
         namespace.pop("config")
-        return TrainingConfig(**parser.instantiate_classes(namespace).as_dict())
+        return TrainingConfig(**parser.instantiate(namespace).as_dict())
     except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
         message = str(error)
         if found := re.search(r"Option '([\w.]+)' is not accepted", message):

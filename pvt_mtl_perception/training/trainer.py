@@ -28,7 +28,7 @@ from pvt_mtl_perception.data.synthetic_frames import SyntheticDataset
 from pvt_mtl_perception.data.transforms import training_transform
 from pvt_mtl_perception.model.checkpoint import Checkpoint, Preprocessing, save_checkpoint
 from pvt_mtl_perception.model.network import MultiTaskNetwork, NetworkOutput
-from pvt_mtl_perception.training.config import PhaseConfig, SourceConfig, TrainingConfig
+from pvt_mtl_perception.training.config import SourceConfig, TrainingConfig
 from pvt_mtl_perception.training.losses import classification_loss, detection_loss, segmentation_loss
 from pvt_mtl_perception.training.state import TrainingState, load_state, save_state
 
@@ -171,8 +171,9 @@ class Trainer:
         free = {"workers", "checkpoint_every", "evaluate"}
         return {k: v for k, v in self._plain_config.items() if k not in free}
 
-    def _loader(self, phase: PhaseConfig, done: int) -> DataLoader[Batch]:
+    def _loader(self, number: int, done: int) -> DataLoader[Batch]:
         config = self.config
+        phase = config.phases[number]
         transform = training_transform(
             (phase.height, phase.width),
             scale=phase.scale,
@@ -182,7 +183,8 @@ class Trainer:
             sizes=tuple(len(data) for _, data in self.sources),
             ratios=tuple(source.ratio for source, _ in self.sources),
             batch_size=phase.batch_size,
-            seed=config.seed,
+            # Every phase draws its own order and augmentation.
+            seed=config.seed + (number << 32),
         )
         labels = self.network.labels
         collator = Collator(
@@ -219,7 +221,7 @@ class Trainer:
                 for number, phase in enumerate(config.phases):
                     last = first + phase.steps
                     if self.state.step < last:
-                        loader = self._loader(phase, self.state.step - first)
+                        loader = self._loader(number, self.state.step - first)
                         started = time.perf_counter()
                         for batch in loader:
                             waited = time.perf_counter() - started

@@ -1,0 +1,59 @@
+"""Specs as YAML and plain data: round trip, and errors that name the key."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pvt_mtl_perception.model.spec import (
+    ClassificationSpec,
+    DetectionSpec,
+    ModelSpec,
+    TaskLabels,
+    load_spec,
+    load_task_labels,
+    spec_from_dict,
+)
+
+SPEC = ModelSpec(classification=ClassificationSpec({"weather": "driving_weather"}), detection=DetectionSpec())
+
+
+def test_round_trip_through_json() -> None:
+    assert spec_from_dict(json.loads(json.dumps(SPEC.to_dict()))) == SPEC
+
+
+def test_a_yaml_file_needs_only_what_differs_from_the_defaults(tmp_path: Path) -> None:
+    path = tmp_path / "spec.yaml"
+    path.write_text("backbone: {name: regnety_004}\nneck: {type: bifpn}\nsegmentation: {channels: 48}\n")
+    spec = load_spec(path)
+    assert (spec.backbone.name, spec.neck.type, spec.neck.channels) == ("regnety_004", "bifpn", 64)
+    assert spec.tasks == ("segmentation",)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"backbnoe": {}}, "unknown key backbnoe; did you mean backbone"),
+        ({"detection": {"chanels": 8}}, r"unknown key detection.chanels; did you mean detection.channels"),
+        ({"detection": {"channels": "wide"}}, "Expected a <class 'int'>. Got value: wide"),
+        ({"detection": {"channels": 12}}, "detection.channels is 12; it must be a multiple of 8"),
+        ({"detection": {"strides": [4, 8, 16, 32, 64]}}, "detection.strides"),
+        ({"neck": {"type": "pan"}, "detection": {}}, "'fpn', 'bifpn'"),
+        ({"classification": {"label_sets": {}}}, "classification.label_sets is empty"),
+        ({}, "at least one of the keys classification, detection, segmentation"),
+    ],
+)
+def test_bad_values_name_their_key(data: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        spec_from_dict(data)
+
+
+def test_labels_round_trip_and_follow_the_spec() -> None:
+    labels = load_task_labels(SPEC)
+    assert list(labels.classification) == ["weather"]
+    assert labels.detection is not None
+    assert len(labels.detection) == 10
+    assert labels.segmentation is None
+    assert TaskLabels.from_dict(json.loads(json.dumps(labels.to_dict()))) == labels

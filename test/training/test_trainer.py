@@ -1,0 +1,162 @@
+"""Whole runs: they learn, stop cleanly, and go on as if they had never stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from pvt_mtl_perception.model.checkpoint import CheckpointError, load_checkpoint
+from pvt_mtl_perception.model.spec import (
+    ClassificationSpec,
+    DetectionSpec,
+    ModelSpec,
+    NeckSpec,
+    SegmentationSpec,
+)
+from pvt_mtl_perception.training.config import (
+    OptimizerConfig,
+    PhaseConfig,
+    SourceConfig,
+    TrainingConfig,
+    load_config,
+)
+from pvt_mtl_perception.training.trainer import NonFiniteLossError, Trainer
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def small_config(steps: int = 4, **changes) -> TrainingConfig:
+    config = TrainingConfig(
+        model=ModelSpec(
+            neck=NeckSpec(channels=16),
+            classification=ClassificationSpec({"weather": "driving_weather"}, dropout=0.2),
+            detection=DetectionSpec(channels=16, num_convs=1),
+            segmentation=SegmentationSpec(channels=16),
+        ),
+        train=[SourceConfig("synthetic", frames=4)],
+        phases=[
+            PhaseConfig(steps // 2, 96, 64, 2, scale=(0.2, 0.3)),
+            PhaseConfig(steps - steps // 2, 64, 64, 2, scale=(0.2, 0.3)),
+        ],
+        optimizer=OptimizerConfig(lr=1e-3, warmup_steps=1, ema_decay=0.5),
+        input_width=160,
+        input_height=96,
+        workers=0,
+        checkpoint_every=100,
+    )
+    return dataclasses.replace(config, **changes)
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return dict(load_checkpoint(path).state_dict)
+
+
+def test_a_resumed_run_ends_with_the_same_weights_bit_for_bit(tmp_path: Path, monkeypatch) -> None:
+    whole = Trainer(small_config(), tmp_path / "whole")
+    assert whole.run()
+
+    class PowerCutError(Exception):
+        pass
+
+    first = Trainer(small_config(checkpoint_every=3), tmp_path / "cut")
+    step = first._step
+
+    def cut(batch):
+        if first.state.step == 3:
+            raise PowerCutError
+        return step(batch)
+
+    monkeypatch.setattr(first, "_step", cut)
+    with pytest.raises(PowerCutError):
+        first.run()
+    second = Trainer(small_config(), tmp_path / "cut")
+    assert second.state.step == 3
+    assert second.run()
+    expected, found = weights(whole.model_path), weights(second.model_path)
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_losses_fall_on_a_few_frames(tmp_path: Path) -> None:
+    config = small_config(steps=60)
+    trainer = Trainer(config, tmp_path)
+    assert trainer.run()
+    log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in log] == [10, 20, 30, 40, 50, 60]
+    first, last = log[0]["losses"], log[-1]["losses"]
+    assert set(first) == {"classification", "detection", "segmentation"}
+    assert last["segmentation"] < 0.85 * first["segmentation"]
+    assert sum(last.values()) < sum(first.values())
+
+
+def test_a_loss_that_is_no_number_names_the_samples(tmp_path: Path) -> None:
+    trainer = Trainer(small_config(), tmp_path)
+    with torch.no_grad():
+        trainer.network.heads["segmentation"].predictor.bias.fill_(float("nan"))
+    with pytest.raises(
+        NonFiniteLossError, match=r"step 0: losses .*'segmentation': nan.* on the samples synthetic"
+    ):
+        trainer.run()
+
+
+def test_a_state_of_another_configuration_is_refused(tmp_path: Path) -> None:
+    Trainer(small_config(), tmp_path).save()
+    with pytest.raises(CheckpointError, match=r"another configuration \(seed differ\)"):
+        Trainer(small_config(seed=1), tmp_path)
+
+
+def test_sigterm_saves_the_state_and_exits_with_0(tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        "model: {neck: {channels: 16}, segmentation: {channels: 16}}\n"
+        "train: [{kind: synthetic, frames: 2}]\n"
+        "phases: [{steps: 100000, width: 64, height: 64, batch_size: 1}]\n"
+        "workers: 0\n"
+    )
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "pvt_mtl_perception.cli", "train", str(config), "--out", str(out)]
+    child = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
+    try:
+        line = ""
+        while " 3/100000" not in line:
+            line += child.stderr.read(1)
+            assert child.poll() is None, line
+        child.send_signal(signal.SIGTERM)
+        _, rest = child.communicate(timeout=120)
+    finally:
+        child.kill()
+    assert child.returncode == 0, rest
+    assert "the same command goes on from there" in rest
+    resumed = Trainer(load_config(config), out)
+    assert resumed.state.step >= 3
+    assert os.path.getsize(out / "model.safetensors") > 1_000_000
+
+
+def test_configurations_in_the_repository_load() -> None:
+    paths = sorted((REPOSITORY / "config" / "training").glob("*.yaml"))
+    assert paths
+    for path in paths:
+        assert load_config(path).total_steps > 0
+
+
+def test_configuration_errors_name_file_and_key(tmp_path: Path) -> None:
+    text = (REPOSITORY / "config" / "training" / "driving_b0.yaml").read_text()
+    path = tmp_path / "bad.yaml"
+    path.write_text(text + "optimzer: {lr: 1}\n")
+    with pytest.raises(ValueError, match=r"bad\.yaml: .*optimzer.*did you mean optimizer"):
+        load_config(path)
+    path.write_text(text + "seed: many\n")
+    with pytest.raises(ValueError, match=r"bad\.yaml: .*seed"):
+        load_config(path)
+    with pytest.raises(FileNotFoundError, match=r"none\.yaml"):
+        load_config(tmp_path / "none.yaml")
+    changed = load_config(REPOSITORY / "config/training/driving_b0.yaml", ["--optimizer.lr", "0.5"])
+    assert changed.optimizer.lr == 0.5
