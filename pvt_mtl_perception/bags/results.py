@@ -145,8 +145,13 @@ def write_label_info(
         writer.write(topics.label_info, timestamp, message, LATCHED)
 
 
-class _Stream:
-    """One topic's messages by header stamp, read forward once."""
+class StampedMessages:
+    """One topic's messages by header stamp, read forward once.
+
+    Args:
+        reader: the open bag.
+        topic: whose messages have a header; one that the bag lacks has no messages.
+    """
 
     def __init__(self, reader: BagReader, topic: str) -> None:
         self._messages: Iterator[tuple[str, int, Any]] = reader.messages([topic])
@@ -203,9 +208,9 @@ class ResultReader:
     def __init__(self, reader: BagReader, topics: ResultTopics, labels: TaskLabels) -> None:
         self._labels = labels
         self._streams = {
-            "detection": _Stream(reader, topics.detections),
-            "segmentation": _Stream(reader, topics.mask),
-            "classification": _Stream(reader, topics.classification),
+            "detection": StampedMessages(reader, topics.detections),
+            "segmentation": StampedMessages(reader, topics.mask),
+            "classification": StampedMessages(reader, topics.classification),
         }
 
     def take(self, stamp: int) -> RecordedResult | None:

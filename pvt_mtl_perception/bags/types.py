@@ -34,6 +34,7 @@ DETECTIONS = "vision_msgs/msg/Detection2DArray"
 BOXES = "vision_msgs/msg/BoundingBox2DArray"
 CLASSIFICATION = "vision_msgs/msg/Classification"
 LABEL_INFO = "vision_msgs/msg/LabelInfo"
+DIAGNOSTICS = "diagnostic_msgs/msg/DiagnosticArray"
 
 
 @cache
