@@ -1,0 +1,1 @@
+"""Many runs compared: jobs, statistics and the report."""
