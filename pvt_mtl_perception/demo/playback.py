@@ -179,15 +179,17 @@ def _watch(player: Child, node: Child, recorder: Child, bar: tqdm) -> None:
     """Until the player has ended and no result has come for a while."""
     newest: float | None = None
     longest_gap = 0.0
+    shown = 0
 
     def update() -> None:
-        nonlocal newest, longest_gap
+        nonlocal newest, longest_gap, shown
         frames = _frames(recorder)
-        if frames > bar.n:
+        if frames > shown:
             now = time.monotonic()
             longest_gap = max(longest_gap, now - newest) if newest is not None else 0.0
             newest = now
-            bar.update(frames - bar.n)
+            bar.update(frames - shown)
+            shown = frames
 
     def ended() -> bool:
         update()

@@ -90,11 +90,10 @@ def play(node: Node, args: argparse.Namespace) -> None:
         _wait_for_subscribers(publisher, args.subscribers, args.timeout)
         print(f"playing {topic.count} images", flush=True)
         messages = stack.enter_context(closing(prefetched(_serialized(reader, topic), depth=8)))
-        begun = time.monotonic()
-        first: int | None = None
-        count = 0
+        begun, first, count = 0.0, 0, 0
         for timestamp, stamp, data in messages:
-            first = timestamp if first is None else first
+            if not count:
+                begun, first = time.monotonic(), timestamp
             due = begun + (timestamp - first) / 1e9 / args.rate
             time.sleep(max(0.0, due - time.monotonic()))
             published = time.time_ns()
