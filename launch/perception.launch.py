@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ def node_parameter(
         name,
         default_value="",
         choices=None if choices is None else list(dict.fromkeys(("", *choices))),
-        description=f"{description} Empty: as params_file says (there by default: {DEFAULTS[name]!r}).",
+        description=f"{description} Empty: as params_file says (there by default: {json.dumps(DEFAULTS[name])}).",
     )
 
 

@@ -1,0 +1,249 @@
+"""The launch files: what they expand to, and real runs of them under launch_testing."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import subprocess
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+from checkpoints import make_checkpoint
+from ros_camera import picture
+from rosbags.highlevel import AnyReader
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys import Stores, get_typestore
+
+launch = pytest.importorskip("launch", reason="launch comes with a ROS 2 installation")
+pytest.importorskip("launch_ros", reason="launch_ros comes with a ROS 2 installation")
+
+HERE = Path(__file__).resolve().parent
+REPOSITORY = HERE.parents[1]
+CONFIG = REPOSITORY / "config" / "perception.yaml"
+PROFILE = REPOSITORY / "config" / "fastdds_large_images.xml"
+NAV2_NAMES = {"namespace", "use_sim_time", "params_file", "autostart", "log_level", "use_respawn"}
+OWN_NAMES = {
+    "model_path", "device", "precision", "cameras", "image_topic", "image_transport"
+}  # fmt: skip
+
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, REPOSITORY / "launch" / f"{name}.launch.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def declared(name: str) -> dict[str, Any]:
+    description = load(name).generate_launch_description()
+    arguments = description.get_launch_arguments_with_include_launch_description_actions()
+    return {argument.name: argument for argument, _ in arguments}
+
+
+def start(monkeypatch: pytest.MonkeyPatch, profile: str = "", **arguments: str) -> tuple[Any, dict[str, str]]:
+    """The node's action and the environment it will have."""
+    for variable in ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"):
+        monkeypatch.delenv(variable, raising=False)
+    if profile:
+        monkeypatch.setenv("FASTRTPS_DEFAULT_PROFILES_FILE", profile)
+    module = load("perception")
+    context = launch.LaunchContext()
+    context.launch_configurations.update(arguments)
+    for argument in module.ARGUMENTS:
+        argument.visit(context)
+    *actions, node = module.start(context)
+    for action in actions:
+        action.visit(context)
+    return node, context.environment
+
+
+def test_arguments_are_named_as_in_nav2_and_described() -> None:
+    arguments = declared("perception")
+    assert set(arguments) == NAV2_NAMES | OWN_NAMES
+    assert all(len(argument.description) > 20 for argument in arguments.values())
+
+
+def test_replay_has_the_nodes_arguments_too() -> None:
+    arguments = declared("replay")
+    assert set(arguments) == NAV2_NAMES | OWN_NAMES | {"bag", "rate", "loop", "delay", "record"}
+    assert not arguments["bag"].default_value, "the bag has no default"
+
+
+def test_descriptions_show_the_parameters_defaults() -> None:
+    defaults = yaml.safe_load(CONFIG.read_text())["/**"]["ros__parameters"]
+    arguments = declared("perception")
+    for name in ("device", "precision", "image_transport"):
+        assert f'there by default: "{defaults[name]}"' in arguments[name].description
+    assert "there by default: true" in arguments["autostart"].description
+
+
+def test_a_value_that_is_no_choice_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(RuntimeError, match=r"fp32.*fp16.*bf16"):
+        start(monkeypatch, precision="fp8")
+
+
+def test_only_given_arguments_override_the_parameter_file() -> None:
+    overrides = load("perception").overrides
+    assert overrides({"device": "", "autostart": "", "namespace": "robot"}) == {}
+    given = overrides({"autostart": "false", "use_sim_time": "true", "cameras": "front, left"})
+    assert given == {"autostart": False, "use_sim_time": True, "cameras": ["front", "left"]}
+
+
+@pytest.mark.parametrize(
+    ("topic", "cameras", "expected"),
+    [
+        ("", "", {}),
+        ("/camera/image_raw", "", {"image": "/camera/image_raw"}),
+        ("/camera/image_raw/compressed", "", {"image": "/camera/image_raw"}),
+        ("/cam_{camera}/rgb", "front,left", {"front/image": "/cam_front/rgb", "left/image": "/cam_left/rgb"}),
+        ("/cam/rgb", "front", {"front/image": "/cam/rgb"}),
+    ],
+)
+def test_image_topics_are_remapped_raw_and_compressed(
+    topic: str, cameras: str, expected: dict[str, str]
+) -> None:
+    pairs = dict(load("perception").remappings(topic, cameras))
+    both = {**expected, **{f"{own}/compressed": f"{to}/compressed" for own, to in expected.items()}}
+    assert pairs == both
+
+
+def test_several_cameras_cannot_share_a_topic() -> None:
+    with pytest.raises(ValueError, match=r"\{camera\}"):
+        load("perception").remappings("/camera/image", "front,left")
+
+
+def test_the_profile_for_large_images_is_set_unless_the_user_has_set_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _, environment = start(monkeypatch)
+    assert environment["FASTRTPS_DEFAULT_PROFILES_FILE"] == str(PROFILE)
+    assert environment["FASTDDS_DEFAULT_PROFILES_FILE"] == str(PROFILE)
+    _, environment = start(monkeypatch, profile="/my/profile.xml")
+    assert environment["FASTRTPS_DEFAULT_PROFILES_FILE"] == "/my/profile.xml"
+    assert "FASTDDS_DEFAULT_PROFILES_FILE" not in environment
+
+
+def run_launch_test(spawn: Any, name: str, timeout: float, **environment: str) -> None:
+    """``launch_test`` in a process of its own: its pytest plugin does not work with pytest 9."""
+    pytest.importorskip("launch_testing", reason="launch_testing comes with a ROS 2 installation")
+    paths = [str(HERE.parent), spawn.environment.get("PYTHONPATH", "")]
+    child = spawn(
+        "-m",
+        "launch_testing.launch_test",
+        HERE / name,
+        environment={
+            "PYTHONPATH": ":".join(filter(None, paths)),
+            "OMP_NUM_THREADS": "1",
+            "FASTRTPS_DEFAULT_PROFILES_FILE": "",
+            "FASTDDS_DEFAULT_PROFILES_FILE": "",
+            **environment,
+        },
+    )
+    assert child.wait(timeout) == 0, child.output
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_checkpoint(tmp_path_factory.mktemp("models") / "untrained.safetensors")
+
+
+def skip_where_launch_ros_does_not_find_the_node() -> None:
+    packages = pytest.importorskip("ament_index_python.packages")
+    try:
+        prefix = packages.get_package_prefix("pvt_mtl_perception")
+    except (OSError, LookupError):
+        pytest.skip("the package is not installed where AMENT_PREFIX_PATH points")
+    if not (Path(prefix) / "lib" / "pvt_mtl_perception" / "perception_node").exists():
+        pytest.skip(f"{prefix} has no perception_node")
+
+
+def test_perception_launch_starts_a_node_that_perceives(spawn: Any, checkpoint: Path) -> None:
+    skip_where_launch_ros_does_not_find_the_node()
+    run_launch_test(spawn, "perception_under_launch.py", 300.0, TEST_CHECKPOINT=str(checkpoint))
+
+
+def write_bag(path: Path, topic: str, count: int) -> None:
+    """A bag of small images, five a second."""
+    store = get_typestore(Stores.ROS2_JAZZY)
+    image, header, time = (
+        store.types[name]
+        for name in ("sensor_msgs/msg/Image", "std_msgs/msg/Header", "builtin_interfaces/msg/Time")
+    )
+    with Writer(path, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        connection = writer.add_connection(topic, image.__msgtype__, typestore=store)
+        for number in range(count):
+            message = image(
+                header=header(stamp=time(sec=1000 + number, nanosec=0), frame_id="optical"),
+                height=120,
+                width=200,
+                encoding="rgb8",
+                is_bigendian=0,
+                step=600,
+                data=picture(number, 200, 120).reshape(-1),
+            )
+            data = store.serialize_cdr(message, image.__msgtype__)
+            writer.write(connection, 10**12 + number * 200_000_000, data)
+
+
+def test_replay_launch_plays_records_and_ends(spawn: Any, checkpoint: Path, tmp_path: Path) -> None:
+    # Arrange
+    skip_where_launch_ros_does_not_find_the_node()
+    ros2 = shutil.which("ros2")
+    command = [ros2 or "", "bag", "play", "--help"]
+    if ros2 is None or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("`ros2 bag` comes with a ROS 2 installation")
+    count = 20
+    write_bag(tmp_path / "bag", "/camera/image_raw", count)
+
+    # Act
+    launched = spawn(
+        "launch",
+        REPOSITORY / "launch" / "replay.launch.py",
+        f"bag:={tmp_path / 'bag'}",
+        f"record:={tmp_path / 'results'}",
+        f"model_path:={checkpoint}",
+        "device:=cpu",
+        "image_topic:=/camera/image_raw",
+        environment={"OMP_NUM_THREADS": "1"},
+        python=ros2,
+    )
+    status = launched.wait(300.0)
+
+    # Assert: the bag's end ended everything, and the results have the images' stamps.
+    assert status == 0, launched.output
+    assert "Traceback" not in launched.output
+    with AnyReader([tmp_path / "results"]) as reader:
+        topics = {connection.topic for connection in reader.connections}
+        detections = [c for c in reader.connections if c.topic == "/detections"]
+        stamps = [
+            reader.deserialize(data, connection.msgtype).header.stamp.sec
+            for connection, _, data in reader.messages(detections)
+        ]
+    assert topics == {
+        "/detections",
+        "/classification",
+        "/segmentation/mask",
+        "/segmentation/confidence",
+        "/segmentation/color",
+        "/segmentation/label_info",
+        "/overlay",
+    }
+    assert len(stamps) >= count // 2
+    assert stamps == sorted(set(stamps))
+    assert set(stamps) <= set(range(1000, 1000 + count))
+
+
+@pytest.mark.parametrize(
+    ("bag", "reason"), [("missing.mcap", r"there is no .*missing\.mcap"), ("", r"record: .* exists already")]
+)
+def test_replay_names_a_wrong_path(tmp_path: Path, bag: str, reason: str) -> None:
+    context = launch.LaunchContext()
+    context.launch_configurations["bag"] = str(tmp_path / bag)
+    context.launch_configurations["record"] = str(tmp_path)
+    with pytest.raises(OSError, match=reason):
+        load("replay").check(context)
