@@ -3,8 +3,8 @@
 The camera, the node, the bare predictor and this listener are four processes. Node and predictor take
 turns beside the same camera, so that their ratio holds for whatever else the machine does; the predictor is
 also timed without the camera. At the end the camera slows down to half of what the node can do, which shows
-the latency of a node that is free when a frame arrives. ``--memory-minutes`` then keeps the node busy and
-reads its memory.
+the latency of a node that is free when a frame arrives. ``--memory-minutes`` goes on like that and reads the
+node's memory.
 """
 
 from __future__ import annotations
@@ -218,7 +218,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         node_rate = statistics.median(r["node"]["rate"] for r in rounds)
         bench.stop(camera_process)
         slow_rate = node_rate / 2
-        camera_process = bench.start_camera(slow_rate)
+        bench.start_camera(slow_rate)
         # The percentiles cover the last seconds, which must all be of the slow camera.
         bench.node_round(30.0)
         unhurried = bench.node_round(arguments.seconds)
@@ -238,8 +238,6 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
             "added_latency_p50_ms": unhurried["latency_p50_ms"] - unhurried["prediction_p50_ms"],
         }
         if arguments.memory_minutes:
-            bench.stop(camera_process)
-            bench.start_camera(arguments.rate)
             readings = {}
             for minute in tqdm(range(1, arguments.memory_minutes + 1), desc="memory", unit="min"):
                 bench.node_round(60.0)
