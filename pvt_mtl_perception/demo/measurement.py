@@ -75,15 +75,16 @@ def _percentiles(values: np.ndarray[Any, Any]) -> dict[str, float] | None:
 
 
 def node_diagnostics(recording: BagReader) -> dict[str, dict[str, str]]:
-    """The node's last word in ``/diagnostics``: key and value of its ``node`` and its ``camera`` status."""
+    """What the node has said last in ``/diagnostics``, by key, of itself (``node``) and its ``camera``.
+
+    A rate or latency is empty as soon as the images have ended; the last one that was not empty counts.
+    """
     found: dict[str, dict[str, str]] = {"node": {}, "camera": {}}
     for _, _, message in recording.messages([DIAGNOSTICS_TOPIC]):
         for status in message.status:
             values = {entry.key: entry.value for entry in status.values}
-            if "frames processed" in values:
-                found["camera"] = values
-            elif "model" in values:
-                found["node"] = values
+            kind = "camera" if "frames processed" in values else "node"
+            found[kind].update({key: value for key, value in values.items() if value})
     return found
 
 

@@ -29,7 +29,8 @@ DIAGNOSTICS_TOPIC = "/diagnostics"
 
 READY = "ready"
 RECORDED = "recorded "
-"""How the recorder's lines begin."""
+PLAYED = "played "
+"""How lines of recorder and player begin."""
 
 _DOMAINS = range(1, 102)
 """Ports of higher domains reach into Linux's ephemeral range; 0 is everybody's default."""
@@ -159,7 +160,14 @@ def play_through_node(
             Child(
                 "player",
                 "pvt_mtl_perception.ros.bag_player",
-                [str(bag), "--topic", topic.name, "--log", str(playback.published), "--rate", str(rate)],
+                [
+                    str(bag),
+                    *("--topic", topic.name),
+                    *("--log", str(playback.published)),
+                    *("--rate", str(rate)),
+                    # The node tells replaced frames from the numbers of a publisher that is still there.
+                    "--stay",
+                ],
                 folder / "player.log",
                 environment,
             )
@@ -168,8 +176,7 @@ def play_through_node(
             total=topic.count, desc="play", unit="frame", disable=not progress, dynamic_ncols=True
         ) as bar:
             _watch(player, node, recorder, bar)
-        if player.status:
-            raise player.error(f"ended with status {player.status}")
+        player.stop()
         if status := recorder.stop():
             raise recorder.error(f"ended with status {status}")
     return playback
@@ -193,15 +200,15 @@ def _watch(player: Child, node: Child, recorder: Child, bar: tqdm) -> None:
 
     def ended() -> bool:
         update()
-        return player.status is not None
+        return PLAYED in player.tail()
 
     def quiet() -> bool:
         update()
         return time.monotonic() - max(newest or 0.0, bag_ended) > max(_QUIET, 2 * longest_gap)
 
-    wait_until(ended, [node, recorder], float("inf"), "the bag's end")
+    wait_until(ended, [player, node, recorder], float("inf"), "the bag's end")
     bag_ended = time.monotonic()
-    wait_until(quiet, [node, recorder], _LAST_FRAMES, "the last result")
+    wait_until(quiet, [node, player, recorder], _LAST_FRAMES, "the last result")
 
 
 def _frames(recorder: Child) -> int:

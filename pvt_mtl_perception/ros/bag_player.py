@@ -32,6 +32,9 @@ NODE_NAME = "bag_player"
 FAREWELL = 0.5
 """Seconds after the last image in which best-effort subscribers, who acknowledge nothing, take it."""
 
+STAY = 0.2
+"""Seconds between two looks for a signal, which may reach another thread than the sleeping one."""
+
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="bag_player", description=__doc__)
@@ -46,6 +49,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--log", type=Path, help="JSON lines with each image's stamp and when it was published, in ns"
+    )
+    parser.add_argument(
+        "--stay", action="store_true", help="remains a publisher after the last image, until SIGINT"
     )
     return parser
 
@@ -102,14 +108,18 @@ def play(node: Node, args: argparse.Namespace) -> None:
             if log is not None:
                 log.write(json.dumps({"stamp": stamp, "published": published}) + "\n")
         publisher.wait_for_all_acked(Duration(seconds=5))
+        print(f"played {count} images in {time.monotonic() - begun:.2f} s", flush=True)
         time.sleep(FAREWELL)
-        print(f"played {count} images in {time.monotonic() - begun - FAREWELL:.2f} s", flush=True)
+        while args.stay:
+            time.sleep(STAY)
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """Plays a bag; the exit status is 2 for a wrong argument, 1 when nobody listens, 130 after Ctrl-C."""
     arguments = list(sys.argv if args is None else args)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Also where a shell has started it in the background with SIGINT ignored.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
     try:
         own = _parser().parse_args(rclpy.utilities.remove_ros_args(arguments)[1:])
