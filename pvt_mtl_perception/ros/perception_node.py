@@ -31,6 +31,7 @@ from rclpy.time import Time
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
+from pvt_mtl_perception.inference.allocator import keep_freed_memory
 from pvt_mtl_perception.paths import shipped_checkpoint
 from pvt_mtl_perception.ros import parameters, qos
 from pvt_mtl_perception.ros.camera import CONFIDENCE, Camera, Frame, ImageGate
@@ -310,7 +311,9 @@ class PerceptionNode(LifecycleNode):
             camera.silent = False
             self.get_logger().info(f"images arrive on {self._input_topic(camera)}")
         camera.put(Frame(camera, message, received), self._sequence(camera, info))
-        if not self._dispatching:
+        if all(each.newest is not None for each in self._cameras):
+            self._dispatch()
+        elif not self._dispatching:
             # A task runs after every callback that is ready now: frames that arrived together share a batch.
             self._dispatching = True
             assert self.executor is not None
@@ -487,6 +490,7 @@ def main(args: Sequence[str] | None = None) -> int:
     # rclpy's own handlers end the spinning. Python's would raise KeyboardInterrupt wherever a second Ctrl-C
     # finds the shutdown.
     signal.signal(signal.SIGINT, lambda *_: stopped.set())
+    keep_freed_memory()
     rclpy.init(args=list(args) if args is not None else None)
     if stopped.is_set():
         rclpy.try_shutdown()
