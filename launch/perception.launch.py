@@ -31,7 +31,8 @@ def node_parameter(
         name,
         default_value="",
         choices=None if choices is None else list(dict.fromkeys(("", *choices))),
-        description=f"{description} Empty: as params_file says (there by default: {json.dumps(DEFAULTS[name])}).",
+        description=f"{description} Empty: as params_file says "
+        f"(there by default: {json.dumps(DEFAULTS[name])}).",
     )
 
 

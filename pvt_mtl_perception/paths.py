@@ -42,6 +42,7 @@ def shipped_checkpoint() -> Path:
     if len(found) != 1:
         names = ", ".join(path.name for path in found) or "none"
         raise FileNotFoundError(
-            f"no model was named, and {folder} must then hold exactly one .safetensors file; it holds: {names}"
+            f"no model was named, and {folder} must then hold exactly one .safetensors file; "
+            f"it holds: {names}"
         )
     return found[0]

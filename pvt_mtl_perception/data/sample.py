@@ -56,12 +56,14 @@ class Sample:
             self._check_dtype("box_labels", self.box_labels, np.int64)
             if self.box_labels.shape != (len(self.boxes),):
                 raise ValueError(
-                    f"{self._where}box_labels has shape {self.box_labels.shape}, expected ({len(self.boxes)},)"
+                    f"{self._where}box_labels has shape {self.box_labels.shape}, "
+                    f"expected ({len(self.boxes)},)"
                 )
             strangers = sorted(set(self.box_labels.tolist()) - set(self.box_classes))
             if strangers:
                 raise ValueError(
-                    f"{self._where}box_labels holds {strangers[0]}, which is not in box_classes {self.box_classes}"
+                    f"{self._where}box_labels holds {strangers[0]}, "
+                    f"which is not in box_classes {self.box_classes}"
                 )
         self._check_boxes("ignore_boxes", self.ignore_boxes)
         if self.mask is not None:
@@ -91,5 +93,6 @@ class Sample:
         wrong = np.flatnonzero(~((boxes[:, 2:] > boxes[:, :2]).all(1) & np.isfinite(boxes).all(1)))
         if len(wrong):
             raise ValueError(
-                f"{self._where}{name}[{wrong[0]}] = {boxes[wrong[0]].tolist()} is not xyxy with x1 < x2, y1 < y2"
+                f"{self._where}{name}[{wrong[0]}] = {boxes[wrong[0]].tolist()} "
+                "is not xyxy with x1 < x2, y1 < y2"
             )
