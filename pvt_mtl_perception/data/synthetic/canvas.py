@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from pvt_mtl_perception.data.synthetic.camera import NEAR, Camera, Floats, clip_near
 from pvt_mtl_perception.data.synthetic.lighting import Light
+from pvt_mtl_perception.data.synthetic.sprites import Stamp, color_stamp
 from pvt_mtl_perception.data.synthetic.taxonomy import SEGMENTATION_OF_DETECTION, VOID
 from pvt_mtl_perception.data.synthetic.textures import Bytes, Sprite
 
@@ -23,6 +24,11 @@ LAST_INSTANCE = 254
 
 Fixed = npt.NDArray[np.int32]
 Color = Sequence[float]
+
+
+def above(cover: Bytes, limit: int) -> Bytes:
+    """255 where a cover (h, w) exceeds a limit, else 0."""
+    return cv2.threshold(cover, limit, 255, cv2.THRESH_BINARY)[1]
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,7 @@ class Instance:
 
 @dataclass(frozen=True)
 class Glow:
-    """A lamp that shines into the lens: pixel position, radius in pixels, RGB and the id it must still have."""
+    """A lamp that shines into the lens: pixel, radius in pixels, RGB and the id the pixel must still have."""
 
     x: float
     y: float
@@ -116,18 +122,24 @@ class Canvas:
             min(self.height, int(min(max(y1, -1e6), 1e6)) + 1),
         )
 
-    def register(self, label: int, x0: float, y0: float, x1: float, y1: float) -> None:
+    def register(
+        self, label: int, x0: float, y0: float, x1: float, y1: float, drawn: int | None = None
+    ) -> None:
         """Records the object just painted with ``next_id``, whose outline spans the given box.
 
         The part outside the frame counts by its share of the box.
+
+        Args:
+            drawn: pixels painted, where they are known already.
         """
-        extent = self.clip_box(x0 - 2, y0 - 2, x1 + 2, y1 + 2)
+        # Painted pixels reach over the outline by half a stroke and rounding.
+        extent = self.clip_box(x0 - 4, y0 - 4, x1 + 4, y1 + 4)
         left, top, right, bottom = extent
-        drawn = 0
-        if right > left and bottom > top:
-            drawn = cv2.countNonZero(
-                cv2.inRange(self.ids[top:bottom, left:right], self.next_id, self.next_id)
-            )
+        if right <= left or bottom <= top:
+            drawn = 0
+        elif drawn is None:
+            number = self.next_id
+            drawn = cv2.countNonZero(cv2.inRange(self.ids[top:bottom, left:right], number, number))
         inside_w = min(x1, self.width) - max(x0, 0)
         inside_h = min(y1, self.height) - max(y0, 0)
         if inside_w > 0 and inside_h > 0:
@@ -144,62 +156,140 @@ class Canvas:
             table[FIRST_INSTANCE + position] = SEGMENTATION_OF_DETECTION[instance.label]
         return np.asarray(cv2.LUT(self.ids, table), np.uint8)
 
+    def flat(
+        self, points: Sequence[tuple[float, float]], color: Color, id: int | None = None, convex: bool = True
+    ) -> None:
+        """Paints a polygon given in pixels, a list of (x, y)."""
+        fixed = np.array([(int(x * _ONE), int(y * _ONE)) for x, y in points], np.int32)
+        self.fixed_polygon(fixed, color, id, convex)
+
     def paste(
         self,
         sprite: Sprite,
-        table: npt.NDArray[np.uint8],
+        ramp: npt.NDArray[np.float32],
         x0: float,
         y0: float,
         x1: float,
         y1: float,
         id: int,
     ) -> None:
-        """Paints a one-channel sprite into a pixel box, coloured by a table (256, 1, 3)."""
-        left, top, right, bottom = self.clip_box(x0, y0, x1 - 1, y1 - 1)
-        if right - left < 2 or bottom - top < 2:
+        """Paints a sprite into a pixel box; ``ramp`` (3, 2) turns its brightness into colour."""
+        place = self._place(x0, y0, x1, y1)
+        if place is None:
             return
         level = 0
-        while level + 1 < len(sprite.levels) and sprite.levels[level + 1][0].shape[1] >= x1 - x0:
+        levels = sprite.levels
+        while level + 1 < len(levels) and levels[level + 1].shape[1] >= x1 - x0:
             level += 1
-        brightness, cover, outline = sprite.levels[level]
-        rows, columns = brightness.shape
-        scale_x, scale_y = columns / (x1 - x0), rows / (y1 - y0)
-        u0, u1 = int((left - x0) * scale_x), max(int((right - x0) * scale_x), int((left - x0) * scale_x) + 1)
-        v0, v1 = int((top - y0) * scale_y), max(int((bottom - y0) * scale_y), int((top - y0) * scale_y) + 1)
-        u0, v0 = min(max(u0, 0), columns - 1), min(max(v0, 0), rows - 1)
-        size = (right - left, bottom - top)
-        window = (slice(v0, v1), slice(u0, u1))
-        color = cv2.resize(cv2.applyColorMap(np.ascontiguousarray(brightness[window]), table), size)
-        alpha = cv2.resize(cover[window], size)
-        cv2.copyTo(color, cv2.compare(alpha, 110, cv2.CMP_GT), self.image[top:bottom, left:right])
-        label = cv2.resize(outline[window], size)
-        self.ids[top:bottom, left:right][label > 110] = id
+        brightness, cover, outline = cv2.split(place.cut(levels[level]))
+        target = place.target
+        solid = above(cover, 110)
+        cv2.copyTo(cv2.transform(brightness, ramp), solid, self.image[target])
+        np.copyto(self.ids[target], np.uint8(id), where=outline > 110)
 
-    def textured_quad(self, corners: Floats, tile: Bytes, source: Fixed | Floats, id: int) -> None:
+    def stamp(
+        self,
+        stamp: Stamp,
+        foot: tuple[float, float],
+        scale: tuple[float, float],
+        mixes: Sequence[npt.NDArray[np.float32]],
+        shine: float,
+        label: int,
+    ) -> None:
+        """Paints a stamp as a new instance.
+
+        Args:
+            foot: pixel of the object's foot.
+            scale: pixels per metre, across and up.
+            mixes, shine: see ``color_stamp``.
+        """
+        across, up = scale[0] / stamp.scale, scale[1] / stamp.scale
+        columns, rows = stamp.size
+        x0, y0 = foot[0] - stamp.origin[0] * across, foot[1] - stamp.origin[1] * up
+        x1, y1 = x0 + columns * across, y0 + rows * up
+        place = self._place(x0, y0, x1, y1)
+        if place is None:
+            return
+        level = 0
+        levels = stamp.levels
+        while level + 1 < len(levels) and levels[level + 1][1].shape[0] >= y1 - y0:
+            level += 1
+        maps, cover = levels[level]
+        picture = place.cut(color_stamp(maps, mixes, shine))
+        solid = above(place.cut(cover), 127)
+        target = place.target
+        cv2.copyTo(picture, solid, self.image[target])
+        np.copyto(self.ids[target], np.uint8(self.next_id), where=solid > 0)
+        self.register(label, x0, y0, x1, y1, cv2.countNonZero(solid))
+
+    def _place(self, x0: float, y0: float, x1: float, y1: float) -> _Place | None:
+        """Where a billboard spanning the box meets the frame; None where it does not or is a speck."""
+        left, top = max(0, round(x0)), max(0, round(y0))
+        right, bottom = min(self.width, round(x1)), min(self.height, round(y1))
+        if right - left < 1 or bottom - top < 1 or x1 - x0 < 1.5 or y1 - y0 < 1.5:
+            return None
+        return _Place(
+            (slice(top, bottom), slice(left, right)),
+            (
+                (left - x0) / (x1 - x0),
+                (top - y0) / (y1 - y0),
+                (right - x0) / (x1 - x0),
+                (bottom - y0) / (y1 - y0),
+            ),
+        )
+
+    def textured_quad(self, pixels: Floats, tile: Bytes, source: Floats, id: int) -> None:
         """Paints a tile on a quadrilateral.
 
         Args:
-            corners: homogeneous pixels (4, 3), all before the near plane.
-            tile: RGB (h, w, 3), repeated to the right.
+            pixels: corners (4, 2) in the image.
+            tile: RGB (h, w, 3), repeated without end; the nearest pixel is taken, so it should be about as
+                fine as the image.
             source: the corners' places in the tile, (4, 2), pixels.
         """
-        pixels = corners[:, :2] / corners[:, 2:]
-        x_min, y_min = pixels.min(0)
-        x_max, y_max = pixels.max(0)
-        left, top, right, bottom = self.clip_box(x_min, y_min, x_max, y_max)
+        x, y = pixels[:, 0].tolist(), pixels[:, 1].tolist()
+        left, top, right, bottom = self.clip_box(min(x), min(y), max(x), max(y))
         if right - left < 1 or bottom - top < 1:
             return
-        fixed = np.clip(pixels * _ONE, -_FAR_AWAY, _FAR_AWAY).astype(np.int32)
-        moved = (pixels - (left, top)).astype(np.float32)
-        homography = cv2.getPerspectiveTransform(moved, np.asarray(source, np.float32))
+        homography = cv2.getPerspectiveTransform(
+            (pixels - (left, top)).astype(np.float32), source.astype(np.float32)
+        )
         warped = cv2.warpPerspective(
             tile,
             homography,
             (right - left, bottom - top),
-            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+            flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP,
             borderMode=cv2.BORDER_WRAP,
         )
+        fixed = (pixels * _ONE).astype(np.int32)
         mask = np.zeros((bottom - top, right - left), np.uint8)
-        cv2.fillConvexPoly(mask, fixed - np.int32([left * _ONE, top * _ONE]), 255, cv2.LINE_8, SHIFT)
+        cv2.fillConvexPoly(
+            mask, fixed - np.array((left * _ONE, top * _ONE), np.int32), 255, cv2.LINE_8, SHIFT
+        )
         cv2.copyTo(warped, mask, self.image[top:bottom, left:right])
         cv2.fillConvexPoly(self.ids, fixed, id, cv2.LINE_8, SHIFT)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Part of a billboard that lies in the frame.
+
+    Attributes:
+        target: rows and columns of the frame.
+        share: left, top, right and bottom of the part as shares of the billboard.
+    """
+
+    target: tuple[slice, slice]
+    share: tuple[float, float, float, float]
+
+    def cut(self, picture: Bytes) -> Bytes:
+        """The part of a picture of the whole billboard, at the frame's scale."""
+        rows, columns = self.target
+        size = (columns.stop - columns.start, rows.stop - rows.start)
+        left, top, right, bottom = self.share
+        if left > 0.01 or top > 0.01 or right < 0.99 or bottom < 0.99:
+            height, width = picture.shape[:2]
+            u0, v0 = min(width - 1, max(0, int(left * width))), min(height - 1, max(0, int(top * height)))
+            u1, v1 = max(u0 + 1, round(right * width)), max(v0 + 1, round(bottom * height))
+            picture = picture[v0:v1, u0:u1]
+        return np.asarray(cv2.resize(picture, size))

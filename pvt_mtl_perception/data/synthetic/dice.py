@@ -2,39 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import cycle
 from typing import TypeVar
 
 import numpy as np
 
 T = TypeVar("T")
+Color = tuple[float, float, float]
+
+
+def _uniforms(key: tuple[int, ...]) -> Iterator[float]:
+    rng = np.random.default_rng(key)
+    while True:
+        # One call of the generator costs as much as a hundred throws from a list.
+        yield from rng.random(128).tolist()
 
 
 class Dice:
-    """A buffered stream of uniform numbers; a throw costs a list access instead of a generator call.
+    """A stream of uniform numbers and the choices made with them.
 
     Args:
         key: non-negative integers, the entropy of ``numpy.random.SeedSequence``.
-        values: throws already drawn (0 <= v < 1), used before the generator is asked; with it and no key
-            the stream repeats when it is used up.
+        values: instead of a key, throws already drawn (0 <= v < 1), repeated when used up.
+
+    Attributes:
+        throw: gives the next number in [0, 1).
     """
 
-    __slots__ = ("_position", "_rng", "_values")
+    __slots__ = ("throw",)
+
+    throw: Callable[[], float]
 
     def __init__(self, *key: int, values: Sequence[float] = ()) -> None:
-        self._rng = np.random.default_rng(key) if key else None
-        self._values = values
-        self._position = 0
-
-    def throw(self) -> float:
-        """A float in [0, 1)."""
-        if self._position >= len(self._values):
-            if self._rng is not None:
-                self._values = self._rng.random(256).tolist()
-            self._position = 0
-        value = self._values[self._position]
-        self._position += 1
-        return value
+        self.throw = cycle(values).__next__ if values else _uniforms(key).__next__
 
     def uniform(self, low: float, high: float) -> float:
         """A float in [low, high)."""
@@ -61,9 +62,13 @@ class Dice:
                 return option
         return options[-1]
 
-    def color(self, base: Sequence[float], spread: float) -> tuple[float, float, float]:
+    def color(self, base: Sequence[float], spread: float) -> Color:
         """``base`` (RGB) moved in brightness by +-spread and in each channel by +-spread / 3."""
-        shift = self.uniform(-spread, spread)
-        third = spread / 3
-        red, green, blue = (min(255.0, max(0.0, c + shift + self.uniform(-third, third))) for c in base)
-        return red, green, blue
+        throw, third = self.throw, spread * 2 / 3
+        shift = spread * (2 * throw() - 1) - third / 2
+        red, green, blue = base
+        return (
+            min(255.0, max(0.0, red + shift + third * throw())),
+            min(255.0, max(0.0, green + shift + third * throw())),
+            min(255.0, max(0.0, blue + shift + third * throw())),
+        )

@@ -69,12 +69,16 @@ def add_glow(canvas: Canvas) -> None:
                 streak,
                 max(1, round(radius / scale)),
             )
-    sigma = 1.6 if not light.wetness and light.fog_density < 0.01 else 3.0
-    layer = cv2.add(
-        cv2.GaussianBlur(layer, (0, 0), sigma),
-        cv2.convertScaleAbs(cv2.GaussianBlur(layer, (0, 0), 3 * sigma), alpha=0.6),
+    small = (max(2, width // 3), max(2, height // 3))
+    wide = cv2.blur(cv2.resize(layer, small, interpolation=cv2.INTER_AREA), (3, 3))
+    misty = bool(light.wetness) or light.fog_density > 0.01
+    if misty:
+        wide = cv2.blur(wide, (5, 5))
+    halo = cv2.add(
+        cv2.GaussianBlur(layer, (0, 0), 2.4 if misty else 1.4),
+        cv2.convertScaleAbs(cv2.resize(wide, (width, height)), alpha=0.8),
     )
-    cv2.add(canvas.image, cv2.resize(layer, (canvas.width, canvas.height)), canvas.image)
+    cv2.add(canvas.image, cv2.resize(halo, (canvas.width, canvas.height)), canvas.image)
 
 
 def _window(tile: Bytes, width: int, height: int, x: int, y: int) -> Bytes:
@@ -125,9 +129,9 @@ def expose(image: Bytes, dice: Dice, noise: int) -> Bytes:
     """Contrast, haze, blur, vignette, sensor noise and now and then compression, in place where possible."""
     height, width = image.shape[:2]
     contrast, lift = dice.uniform(0.85, 1.2), dice.uniform(-12, 12)
-    image = cv2.convertScaleAbs(image, alpha=contrast, beta=max(lift, 0.0)) if lift > 0 else cv2.subtract(
-        cv2.convertScaleAbs(image, alpha=contrast), (-lift, -lift, -lift, 0)
-    )  # fmt: skip
+    image = cv2.transform(
+        image, np.array(((contrast, 0, 0, lift), (0, contrast, 0, lift), (0, 0, contrast, lift)))
+    )
     kind = dice.throw()
     if kind < 0.2:
         image = cv2.GaussianBlur(image, (3, 3), 0)
@@ -144,7 +148,6 @@ def expose(image: Bytes, dice: Dice, noise: int) -> Bytes:
     image = cv2.add(image, _window(plus, width, height, x0, y0))
     image = cv2.subtract(image, _window(minus, width, height, x0, y0))
     if dice.chance(0.06):
-        ok, buffer = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, dice.integer(35, 85)])
-        if ok:
-            image = cv2.imdecode(buffer, cv2.IMREAD_COLOR)
+        _, buffer = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, dice.integer(35, 85)])
+        image = np.asarray(cv2.imdecode(buffer, cv2.IMREAD_COLOR))
     return np.asarray(image, np.uint8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -20,7 +21,7 @@ from pvt_mtl_perception.data.synthetic.effects import (
     reflect_object,
     reflect_wet_ground,
 )
-from pvt_mtl_perception.data.synthetic.figures import paint_bicycle, paint_pedestrian, paint_rider
+from pvt_mtl_perception.data.synthetic.figures import paint_bicycle, paint_person
 from pvt_mtl_perception.data.synthetic.furniture import (
     paint_block,
     paint_gantry,
@@ -29,8 +30,9 @@ from pvt_mtl_perception.data.synthetic.furniture import (
     paint_signal,
 )
 from pvt_mtl_perception.data.synthetic.ground import paint_ground
-from pvt_mtl_perception.data.synthetic.lighting import Conditions, Light, make_light
-from pvt_mtl_perception.data.synthetic.meshes import paint_mesh
+from pvt_mtl_perception.data.synthetic.ground_light import light_ground
+from pvt_mtl_perception.data.synthetic.lighting import Conditions, Light, Triple, make_light
+from pvt_mtl_perception.data.synthetic.meshes import paint_vehicle
 from pvt_mtl_perception.data.synthetic.scenery import (
     paint_background,
     paint_barrier,
@@ -39,23 +41,22 @@ from pvt_mtl_perception.data.synthetic.scenery import (
     paint_tree,
 )
 from pvt_mtl_perception.data.synthetic.taxonomy import DETECTION, SCENE, TIME_OF_DAY, VOID, WALL, WEATHER
-from pvt_mtl_perception.data.synthetic.world import (
-    CHUNK,
-    Barrier,
+from pvt_mtl_perception.data.synthetic.things import (
     Block,
+    Building,
     Chunk,
     Cycle,
     Gantry,
     Lamp,
+    Moving,
     Sign,
     Signal,
-    Split,
     Thing,
     Tree,
     Vehicle,
     Walker,
-    World,
 )
+from pvt_mtl_perception.data.synthetic.world import CHUNK, Split, World
 
 MIN_VISIBLE = 0.25
 MIN_AREA = 24
@@ -63,7 +64,6 @@ MIN_SIDE = 3
 _REFERENCE_AREA = 640 * 384
 _VIEW = 9
 _FURNITURE_VIEW = 120.0
-_LAMP = np.array([0.0, 0.0, -1.0])
 
 
 @dataclass(frozen=True)
@@ -119,167 +119,198 @@ def draw_viewpoint(dice: Dice) -> Viewpoint:
 
 
 def _camera(world: World, view: Viewpoint, t: float, width: int, height: int) -> tuple[Camera, float]:
-    s = world.ego_s(t)
-    layout = world.layout
-    d = layout.ego_d + 0.25 * math.sin(0.31 * t + world.junction_phase)
+    s, road = world.ego_s(t), world.road
+    d = world.layout.ego_d + 0.25 * math.sin(0.31 * t + world.junction_phase)
     bump = 0.004 * math.sin(5.1 * t) + 0.003 * math.sin(8.3 * t + 1)
-    x, y, z = world.road.point(s, d, view.height)
-    pitch = view.pitch * 0.3 + bump - math.atan(world.road.slope(s + 6))
-    yaw = world.road.heading(s + 4) + view.yaw
-    focal = view.focal * width
-    horizon = view.horizon * height
-    return make_camera(width, height, focal, (x, y, z), yaw, pitch, view.roll, (width / 2, horizon)), s
+    pitch = view.pitch * 0.3 + bump - math.atan(road.slope(s + 6))
+    yaw = road.heading(s + 4) + view.yaw
+    center = (width / 2, view.horizon * height)
+    position = road.at(s, d, view.height)
+    return make_camera(width, height, view.focal * width, position, yaw, pitch, view.roll, center), s
 
 
-def _paint_thing(canvas: Canvas, thing: Thing, world: World, t: float, chunks: list[Chunk]) -> None:
-    road, split, light = world.road, world.split, canvas.light
-    if isinstance(thing, Barrier):
-        paint_barrier(canvas, thing, road, split, 1.0)
-        return
-    if isinstance(thing, Lamp):
-        paint_lamp(canvas, thing, road)
-        return
-    if isinstance(thing, Gantry):
-        paint_gantry(canvas, thing, road, split)
-        return
-    if isinstance(thing, Signal):
-        paint_signal(canvas, thing, road, split, t)
-        return
-    if isinstance(thing, Block):
-        paint_block(canvas, thing, road, 1.0)
-        return
-    if canvas.full:
-        return
-    near = [c for c in chunks if abs(c.index * CHUNK - thing.s) < 2 * CHUNK] if light.casts_shadows else []
-    sunlit = world.sunlit(thing.s, thing.d, light.sun_direction, near) if near else 1.0
+def _paint_vehicle(canvas: Canvas, vehicle: Vehicle, world: World, sunlit: float) -> None:
+    origin, slope = world.road.at(vehicle.s, vehicle.d), world.road.slope(vehicle.s)
+    number = canvas.next_id
+    paint_vehicle(
+        canvas,
+        vehicle.kind,
+        world.split,
+        vehicle.model,
+        vehicle.look,
+        origin,
+        vehicle.yaw,
+        slope,
+        sunlit,
+        vehicle.state,
+    )
+    if canvas.next_id > number and canvas.light.wetness:
+        reflect_object(canvas, number)
+    if vehicle.rider is not None and not canvas.full:
+        paint_person(canvas, vehicle.rider, "motorcycle", origin, vehicle.yaw, slope, 0.0, False, sunlit)
+
+
+def _paint_cycle(canvas: Canvas, cycle: Cycle, world: World, sunlit: float) -> None:
+    origin, slope = world.road.at(cycle.s, cycle.d, cycle.z), world.road.slope(cycle.s)
+    paint_bicycle(canvas, origin, cycle.yaw, slope, cycle.color, sunlit)
+    if cycle.rider is not None and not canvas.full:
+        paint_person(canvas, cycle.rider, "bicycle", origin, cycle.yaw, slope, cycle.phase, False, sunlit)
+
+
+def _paint_thing(canvas: Canvas, thing: Thing, world: World, t: float, sunlit: float) -> None:
     if isinstance(thing, Tree):
-        paint_tree(canvas, thing, road, split, max(sunlit, 0.3))
-    elif isinstance(thing, Sign):
-        paint_sign(canvas, thing, road, split, sunlit)
+        paint_tree(canvas, thing, world.road, world.split, max(sunlit, 0.3))
+    elif isinstance(thing, Lamp):
+        paint_lamp(canvas, thing, world.road)
+    elif isinstance(thing, Block):
+        paint_block(canvas, thing, world.road)
+    elif canvas.full:
+        return
     elif isinstance(thing, Vehicle):
-        origin = road.point(thing.s, thing.d)
-        number = canvas.next_id
-        slope = road.slope(thing.s)
-        paint_mesh(
-            canvas,
-            thing.model.mesh,
-            origin,
-            thing.yaw,
-            slope,
-            thing.colors,
-            thing.model.label,
-            sunlit,
-            thing.braking,
-        )
-        if canvas.next_id > number and light.wetness:
-            reflect_object(canvas, number)
-        if thing.rider is not None and not canvas.full:
-            paint_rider(canvas, thing.rider, origin, thing.yaw, slope, 0.0, True, sunlit)
-    elif isinstance(thing, Cycle):
-        origin = road.point(thing.s, thing.d, thing.z)
-        paint_bicycle(canvas, origin, thing.yaw, road.slope(thing.s), thing.color, sunlit)
-        if thing.rider is not None and not canvas.full:
-            paint_rider(
-                canvas, thing.rider, origin, thing.yaw, road.slope(thing.s), thing.phase, False, sunlit
-            )
+        _paint_vehicle(canvas, thing, world, sunlit)
     elif isinstance(thing, Walker):
-        origin = road.point(thing.s, thing.d, thing.z)
-        paint_pedestrian(
-            canvas, thing.person, origin, thing.yaw, road.slope(thing.s), thing.phase, thing.stride, sunlit
-        )
+        origin, slope = world.road.at(thing.s, thing.d, thing.z), world.road.slope(thing.s)
+        paint_person(canvas, thing.person, "", origin, thing.yaw, slope, thing.phase, thing.standing, sunlit)
+    elif isinstance(thing, Sign):
+        paint_sign(canvas, thing, world.road, world.split, sunlit)
+    elif isinstance(thing, Cycle):
+        _paint_cycle(canvas, thing, world, sunlit)
+    elif isinstance(thing, Signal):
+        paint_signal(canvas, thing, world.road, world.split, t)
+    else:
+        paint_gantry(canvas, thing, world.road, world.split)
 
 
 def _tunnel_shell(canvas: Canvas, world: World, s: float) -> None:
-    """Ceiling and lamps of a tunnel, and its far end."""
-    layout, light = world.layout, canvas.light
+    """Ceiling and lamps of a tunnel."""
+    layout, light, road = world.layout, canvas.light, world.road
     steps = s + np.geomspace(1.2, 220, 24)
     left, right = -layout.property_line[0], layout.property_line[1]
-    low = canvas.camera.project(world.road.place(steps, left, 5.2))
-    high = canvas.camera.project(world.road.place(steps, right, 5.2))
-    dim = light.shade(np.array([[96.0, 94.0, 90.0]]), _LAMP[None], 15.0)[0]
-    canvas.polygon(np.concatenate([low, high[::-1]]), dim.tolist(), WALL)
-    for d in (left * 0.5, right * 0.5):
-        start = math.floor(s / 6) * 6
-        for place in range(20, -1, -1):
-            s0 = start + place * 6
-            if s0 < s + 1.5:
-                continue
-            points = canvas.camera.project(
-                world.road.place(
-                    np.array([s0, s0 + 2.2, s0 + 2.2, s0]),
-                    np.array([d - 0.15, d - 0.15, d + 0.15, d + 0.15]),
-                    5.15,
-                )
-            )
-            canvas.polygon(
-                points, light.through_air(np.array([255.0, 244.0, 214.0]), s0 - s).tolist(), WALL, convex=True
-            )
+    outline = [road.place(steps, left, 5.2), road.place(steps, right, 5.2)[::-1]]
+    dim = light.tone((96.0, 94.0, 90.0), (0.0, 0.0, -1.0), 15.0)
+    canvas.polygon(canvas.camera.project(np.concatenate(outline)), dim, WALL)
+    white = np.array([255.0, 244.0, 214.0])
+    for place in range(math.floor(s / 6) + 20, math.floor(s / 6), -1):
+        s0 = place * 6.0
+        if s0 < s + 1.5:
+            continue
+        tone = light.through_air(white, s0 - s).tolist()
+        for d in (left * 0.5, right * 0.5):
+            corners = ((s0, d - 0.15), (s0 + 2.2, d - 0.15), (s0 + 2.2, d + 0.15), (s0, d + 0.15))
+            spots = [canvas.camera.spot(*road.at(a, b, 5.15)) for a, b in corners]
+            if min(p[2] for p in spots) > 0.5:
+                canvas.flat([p[:2] for p in spots], tone, WALL)
+
+
+# How far a thing reaches sideways from its place, metres: what is farther out of view is not painted.
+_REACH = {Lamp: 3.0, Sign: 1.0, Gantry: 40.0, Signal: 7.0, Cycle: 1.3, Walker: 0.8}
+
+
+def _reach(thing: Thing) -> float:
+    if isinstance(thing, Vehicle):
+        return 0.6 * thing.length + 0.5
+    if isinstance(thing, Tree):
+        return 0.5 * thing.width
+    if isinstance(thing, Block):
+        return abs(thing.d1 - thing.d0) + 1.0
+    return _REACH[type(thing)]
+
+
+def _in_view(canvas: Canvas, world: World, s: float, things: list[Thing]) -> list[tuple[float, float, Thing]]:
+    """Things that may show, with their s and d, the farthest first."""
+    if not things:
+        return []
+    places = [
+        (x.s0, x.d0, x.d1 - x.d0)
+        if isinstance(x, Block)
+        else (x.s, x.d1 if isinstance(x, Gantry) else x.d, 0.0)
+        for x in things
+    ]
+    array = np.array(places)
+    reach = np.array([_reach(x) for x in things])
+    spots = canvas.camera.project(world.road.place(array[:, 0], array[:, 1]))
+    depth = spots[:, 2]
+    inner = np.maximum(depth, 1.0)
+    u, margin = spots[:, 0] / inner, reach * canvas.camera.focal / inner
+    seen = (array[:, 0] > s + 2.0) & (depth > -8.0) & (u + margin > 0) & (u - margin < canvas.width)
+    # What begins beside the camera, such as a canopy, may reach into view farther on.
+    seen |= (np.array([isinstance(x, Block) for x in things])) & (array[:, 0] < s + 30.0)
+    seen &= (depth < _FURNITURE_VIEW) | np.array([isinstance(x, Tree | Vehicle | Gantry) for x in things])
+    chosen = np.flatnonzero(seen)
+    order = chosen[np.argsort(-array[chosen, 0], kind="stable")].tolist()
+    return [(places[i][0], places[i][1], things[i]) for i in order]
 
 
 def paint(
-    world: World, light: Light, view: Viewpoint, t: float, width: int, height: int, noise_key: tuple[int, ...]
+    world: World,
+    light: Light,
+    view: Viewpoint,
+    t: float,
+    width: int,
+    height: int,
+    noise_key: tuple[int, ...],
 ) -> Canvas:
-    """Paints the world at a time; the canvas is not yet mirrored."""
+    """Paints the world at a time in seconds; the canvas is not yet mirrored."""
     camera, s = _camera(world, view, t, width, height)
     canvas = Canvas(camera, light)
     first = math.floor(s / CHUNK)
     chunks = [world.chunk(i) for i in range(first, first + _VIEW)]
-    last = s + (95.0 if world.scene != "highway" else 180.0)
-    dynamic = list(world.moving(t, s + 2.0, last))
-    if world.scene == "tunnel":
-        canvas.image[:] = light.through_air(np.zeros(3), 200.0)
+    dynamic = list(world.moving(t, s + 2.0, s + (180.0 if world.scene == "highway" else 100.0)))
+    near: list[Thing] = [x for chunk in chunks[:4] for x in chunk.things]
+    near += [x for x in dynamic if x.s < s + 80]
+    tunnel = world.scene == "tunnel"
+    if tunnel:
+        canvas.image[:] = light.through_air(np.zeros(3), 200.0).astype(np.uint8)
         canvas.ids[:] = WALL
     else:
         paint_sky(canvas, world, world.road.heading(s + 4) + view.yaw, t)
         paint_background(canvas, world, s, _VIEW * CHUNK)
-    paint_ground(canvas, world, s, chunks, dynamic, t)
+    paint_ground(canvas, world, s, chunks)
+    light_ground(canvas, world, s, chunks, near)
     if light.wetness:
         reflect_wet_ground(canvas)
-    if world.scene == "tunnel":
+    if tunnel:
         _tunnel_shell(canvas, world, s)
-    by_chunk: dict[int, list[Thing]] = {}
-    for mover in dynamic:
-        by_chunk.setdefault(math.floor(mover.s / CHUNK), []).append(mover)
-    for chunk in reversed(chunks):
-        for building in sorted(chunk.buildings, key=lambda b: -b.s0):
-            sunlit = 1.0 if building.side * light.sun_direction[0] < 0 else 0.0
-            paint_building(canvas, building, world.road, world.split, sunlit)
-        for barrier in chunk.barriers:
-            if barrier.d != 0.0:
-                _paint_thing(canvas, barrier, world, t, chunks)
-        far = chunk.index * CHUNK - s > _FURNITURE_VIEW
-        things = [x for x in chunk.things if not far or isinstance(x, Tree)] + by_chunk.get(chunk.index, [])
-        ordered = sorted((x for x in things if s + 2.0 < _place(x) < s + 220), key=lambda x: -_place(x))
-        medians = [b for b in chunk.barriers if b.d == 0.0]
-        if medians:
-            for thing in ordered:
-                if _lateral(thing) < 0:
-                    _paint_thing(canvas, thing, world, t, chunks)
-            for barrier in medians:
-                _paint_thing(canvas, barrier, world, t, chunks)
-            ordered = [x for x in ordered if _lateral(x) >= 0]
-        for thing in ordered:
-            _paint_thing(canvas, thing, world, t, chunks)
-    dice = Dice(*noise_key)
+    _paint_uprights(canvas, world, s, t, chunks, dynamic)
     add_glow(canvas)
-    if world.scene != "tunnel":
-        add_weather(canvas, dice, world.split)
+    if not tunnel:
+        add_weather(canvas, Dice(*noise_key), world.split)
     if view.hood:
         _hood(canvas, view.hood)
     return canvas
 
 
-def _place(thing: Thing) -> float:
-    if isinstance(thing, Block):
-        return thing.s0
-    assert not hasattr(thing, "s0")
-    return thing.s  # type: ignore[union-attr]
-
-
-def _lateral(thing: Thing) -> float:
-    if isinstance(thing, Gantry):
-        return thing.d1
-    return thing.d0 if isinstance(thing, Block) else thing.d
+def _paint_uprights(
+    canvas: Canvas, world: World, s: float, t: float, chunks: Sequence[Chunk], dynamic: Sequence[Moving]
+) -> None:
+    """Buildings, barriers and things, chunk by chunk from far to near."""
+    light = canvas.light
+    direction: Triple = tuple(light.sun_direction.tolist())
+    by_chunk: dict[int, list[Thing]] = {chunk.number: list(chunk.things) for chunk in chunks}
+    for mover in dynamic:
+        by_chunk.setdefault(math.floor(mover.s / CHUNK), []).append(mover)
+    for position in reversed(range(len(chunks))):
+        chunk = chunks[position]
+        for building in sorted(chunk.buildings, key=lambda b: -b.s0):
+            sunlit = 1.0 if building.side * direction[0] < 0 else 0.0
+            paint_building(canvas, building, world.road, world.split, sunlit)
+        medians = [b for b in chunk.barriers if b.d == 0.0]
+        for barrier in chunk.barriers:
+            if barrier.d != 0.0:
+                paint_barrier(canvas, barrier, world.road, world.split)
+        ordered = _in_view(canvas, world, s, by_chunk[chunk.number])
+        shading: list[Building] = []
+        if light.casts_shadows:
+            shading = [b for c in chunks[max(0, position - 1) : position + 2] for b in c.buildings]
+        # The central reservation stands between the carriageways.
+        for beyond in (True, False) if medians else (False,):
+            for place, lateral, thing in ordered:
+                if not medians or (lateral < 0) == beyond:
+                    sunlit = world.sunlit(place, lateral, direction, shading) if shading else 1.0
+                    _paint_thing(canvas, thing, world, t, sunlit)
+            if beyond:
+                for barrier in medians:
+                    paint_barrier(canvas, barrier, world.road, world.split)
 
 
 def _hood(canvas: Canvas, share: float) -> None:
@@ -338,9 +369,17 @@ def read_boxes(
 
 
 def render(
-    world: World, conditions: Conditions, light: Light, view: Viewpoint, t: float, width: int, height: int,
-    camera_key: tuple[int, ...], noise_key: tuple[int, ...], name: str,
-) -> Rendered:  # fmt: skip
+    world: World,
+    conditions: Conditions,
+    light: Light,
+    view: Viewpoint,
+    t: float,
+    width: int,
+    height: int,
+    camera_key: tuple[int, ...],
+    noise_key: tuple[int, ...],
+    name: str,
+) -> Rendered:
     """Paints a frame and reads its labels.
 
     Args:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import cache
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from pvt_mtl_perception.data.synthetic.camera import NEAR, Floats
-from pvt_mtl_perception.data.synthetic.canvas import Canvas, Glow
+from pvt_mtl_perception.data.synthetic.camera import Spot
+from pvt_mtl_perception.data.synthetic.canvas import Canvas, Glow, above
 from pvt_mtl_perception.data.synthetic.dice import Dice
-from pvt_mtl_perception.data.synthetic.taxonomy import POLE, TRAFFIC_LIGHT, TRAFFIC_SIGN
+from pvt_mtl_perception.data.synthetic.layout import Road
+from pvt_mtl_perception.data.synthetic.lighting import Triple
+from pvt_mtl_perception.data.synthetic.taxonomy import POLE, TRAFFIC_LIGHT, TRAFFIC_SIGN, VOID
 from pvt_mtl_perception.data.synthetic.textures import Bytes
-from pvt_mtl_perception.data.synthetic.world import Block, Gantry, Lamp, Road, Sign, Signal
+from pvt_mtl_perception.data.synthetic.things import Block, Gantry, Lamp, Sign, Signal
 
-_TOWARDS = np.array([0.0, -1.0, 0.0])
-_UNIT = np.ones(3)
+_TOWARDS = (0.0, -1.0, 0.0)
+_STEEL = (120.0, 120.0, 120.0)
 SIGNAL_COLORS = ((255.0, 44.0, 36.0), (255.0, 180.0, 40.0), (60.0, 255.0, 150.0))
 
 
@@ -161,233 +164,177 @@ def signal_face(split: str, variant: int, state: int) -> tuple[Bytes, Bytes]:
 
 
 def _paste_face(
-    canvas: Canvas, face: Bytes, cover: Bytes, table: npt.NDArray[np.uint8], x0: float, y0: float, x1: float, y1: float,
+    canvas: Canvas,
+    face: Bytes,
+    cover: Bytes,
+    matrix: npt.NDArray[np.float32],
+    center: tuple[float, float],
+    half: tuple[float, float],
     label: int,
-) -> bool:  # fmt: skip
+) -> bool:
     """Paints a small picture as a new instance; returns whether any of it lies in the frame."""
-    if canvas.full:
-        return False
+    x0, y0, x1, y1 = center[0] - half[0], center[1] - half[1], center[0] + half[0], center[1] + half[1]
     left, top, right, bottom = round(x0), round(y0), round(x1), round(y1)
-    if right - left < 2 or bottom - top < 2 or right - left > 2 * canvas.width:
+    if canvas.full or right - left < 2 or bottom - top < 2 or right - left > 2 * canvas.width:
         return False
     cut = (max(left, 0), max(top, 0), min(right, canvas.width), min(bottom, canvas.height))
     if cut[2] <= cut[0] or cut[3] <= cut[1]:
         return False
     size = (right - left, bottom - top)
     how = cv2.INTER_AREA if size[0] < face.shape[1] else cv2.INTER_LINEAR
-    picture = cv2.LUT(cv2.resize(face, size, interpolation=how), table)
-    alpha = cv2.resize(cover, size, interpolation=how)
     rows, columns = slice(cut[1] - top, cut[3] - top), slice(cut[0] - left, cut[2] - left)
-    alpha = alpha[rows, columns]
-    solid = alpha > 110
-    target = canvas.image[cut[1] : cut[3], cut[0] : cut[2]]
-    cv2.copyTo(np.ascontiguousarray(picture[rows, columns]), solid.astype(np.uint8), target)
-    canvas.ids[cut[1] : cut[3], cut[0] : cut[2]][solid] = canvas.next_id
-    canvas.register(label, x0, y0, x1, y1)
+    picture = cv2.transform(cv2.resize(face, size, interpolation=how)[rows, columns], matrix)
+    solid = above(cv2.resize(cover, size, interpolation=how)[rows, columns], 110)
+    target = (slice(cut[1], cut[3]), slice(cut[0], cut[2]))
+    cv2.copyTo(picture, solid, canvas.image[target])
+    np.copyto(canvas.ids[target], np.uint8(canvas.next_id), where=solid > 0)
+    canvas.register(label, x0, y0, x1, y1, cv2.countNonZero(solid))
     return True
 
 
 def post(
-    canvas: Canvas, low: Floats, high: Floats, width: float, color: Floats, id: int, sunlit: float = 1.0
+    canvas: Canvas, low: Spot, high: Spot, width: float, color: Sequence[float], id: int, sunlit: float = 1.0
 ) -> None:
     """Paints a straight pole between two world points, `width` metres thick."""
-    ends = canvas.camera.project(np.stack([low, high]))
-    if ends[:, 2].min() < NEAR * 2:
+    x0, y0, near = canvas.camera.spot(*low)
+    x1, y1, far = canvas.camera.spot(*high)
+    if near < 0.5 or far < 0.5:
         return
-    xy = ends[:, :2] / ends[:, 2:]
-    half = np.maximum(0.5 * width * canvas.camera.focal / ends[:, 2], 0.45)
-    along = xy[1] - xy[0]
-    norm = np.hypot(*along)
+    half0 = max(0.5 * width * canvas.camera.focal / near, 0.45)
+    half1 = max(0.5 * width * canvas.camera.focal / far, 0.45)
+    if max(x0, x1) < -half0 or min(x0, x1) > canvas.width + half0:
+        return
+    along_x, along_y = x1 - x0, y1 - y0
+    norm = math.hypot(along_x, along_y)
     if norm < 1:
         return
-    across = np.array([-along[1], along[0]]) / norm
-    corners = np.stack(
-        [
-            xy[0] + across * half[0],
-            xy[0] - across * half[0],
-            xy[1] - across * half[1],
-            xy[1] + across * half[1],
-        ]
-    )
-    tone = canvas.light.shade(color[None], _TOWARDS[None], float(ends[0, 2]), sunlit)[0].tolist()
-    fixed = np.clip(corners * 16, -3e5, 3e5).astype(np.int32)
-    canvas.fixed_polygon(fixed, tone, id, convex=True)
-    if half[0] > 2:
-        middle = (corners[[0, 3]] * 0.65 + corners[[1, 2]] * 0.35, corners[[3, 0]])
-        strip = np.clip(np.concatenate([corners[[0]], middle[0], corners[[3]]]) * 16, -3e5, 3e5).astype(
-            np.int32
-        )
-        canvas.fixed_polygon(strip, [0.7 * c for c in tone], None, convex=True)
+    px, py = -along_y / norm, along_x / norm
+    if px > 0:
+        px, py = -px, -py
+    tone = canvas.light.tone(color, _TOWARDS, near, sunlit)
+    a, b = (x0 + px * half0, y0 + py * half0), (x0 - px * half0, y0 - py * half0)
+    c, d = (x1 - px * half1, y1 - py * half1), (x1 + px * half1, y1 + py * half1)
+    canvas.flat((a, b, c, d), tone, id)
+    if half0 > 2:
+        # A round pole is darker on one side.
+        share = 0.4
+        inner0 = (a[0] + share * (b[0] - a[0]), a[1] + share * (b[1] - a[1]))
+        inner1 = (d[0] + share * (c[0] - d[0]), d[1] + share * (c[1] - d[1]))
+        canvas.flat((a, inner0, inner1, d), (0.72 * tone[0], 0.72 * tone[1], 0.72 * tone[2]))
 
 
 def paint_lamp(canvas: Canvas, lamp: Lamp, road: Road) -> None:
     """A lamp post with an arm over the road."""
-    base, top = road.point(lamp.s, lamp.d), road.point(lamp.s, lamp.d, lamp.height)
-    head = road.point(lamp.s, lamp.d + lamp.arm, lamp.height + 0.35)
-    color = np.array(lamp.color)
-    post(canvas, base, top, 0.15, color, POLE)
-    post(canvas, top, head, 0.09, color, POLE)
-    end = road.point(lamp.s, lamp.d + lamp.arm * 1.25, lamp.height + 0.35)
+    base, top = road.at(lamp.s, lamp.d), road.at(lamp.s, lamp.d, lamp.height)
+    head = road.at(lamp.s, lamp.d + lamp.arm, lamp.height + 0.35)
+    post(canvas, base, top, 0.15, lamp.color, POLE)
+    post(canvas, top, head, 0.09, lamp.color, POLE)
+    end = road.at(lamp.s, lamp.d + lamp.arm * 1.25, lamp.height + 0.35)
     lit = canvas.light.lamps
-    post(canvas, head, end, 0.22, np.array((250.0, 244.0, 220.0)) if lit else color, POLE)
+    post(canvas, head, end, 0.22, (250.0, 244.0, 220.0) if lit else lamp.color, POLE)
     if lit:
-        where = canvas.camera.project(end[None])[0]
-        if where[2] > 1:
-            radius = canvas.camera.focal * 0.3 / where[2]
-            canvas.glows.append(
-                Glow(where[0] / where[2], where[1] / where[2], radius, (255.0, 222.0, 160.0), POLE)
-            )
+        x, y, depth = canvas.camera.spot(*end)
+        if depth > 1:
+            canvas.glows.append(Glow(x, y, canvas.camera.focal * 0.3 / depth, (255.0, 222.0, 160.0), POLE))
 
 
 def paint_sign(canvas: Canvas, sign: Sign, road: Road, split: str, sunlit: float) -> None:
     """A sign facing the ego vehicle (or its blank back, unlabelled) and its post."""
-    center = road.point(sign.s, sign.d, sign.z)
-    where = canvas.camera.project(center[None])[0]
-    depth = where[2]
+    x, y, depth = canvas.camera.spot(*road.at(sign.s, sign.d, sign.z))
     if depth < 1.0:
         return
     if sign.post:
-        post(
-            canvas,
-            road.point(sign.s, sign.d),
-            road.point(sign.s, sign.d, sign.z + 0.3 * sign.size),
-            0.07,
-            np.full(3, 128.0),
-            POLE,
-            sunlit,
-        )
+        top = road.at(sign.s, sign.d, sign.z + 0.3 * sign.size)
+        post(canvas, road.at(sign.s, sign.d), top, 0.07, _STEEL, POLE, sunlit)
     half = 0.5 * sign.size * canvas.camera.focal / depth
-    x, y = where[0] / depth, where[1] / depth
-    if sign.backplate:
-        tone = canvas.light.shade(np.full((1, 3), 110.0), _TOWARDS[None], depth, 0.3)[0].tolist()
-        box = (
-            np.array([(x - half, y - half), (x + half, y - half), (x + half, y + half), (x - half, y + half)])
-            * 16
-        )
-        canvas.fixed_polygon(np.clip(box, -3e5, 3e5).astype(np.int32), tone, 255, convex=True)
+    if sign.back:
+        tone = canvas.light.tone((110.0, 110.0, 110.0), _TOWARDS, depth, 0.3)
+        corners = ((x - half, y - half), (x + half, y - half), (x + half, y + half), (x - half, y + half))
+        canvas.flat(corners, tone, VOID)
         return
     face, cover = sign_face(split, sign.kind)
     # Retroreflective sheeting returns the car's own light.
-    boost = 1.0 + (2.0 if canvas.light.headlights else 0.0)
-    table = canvas.light.table(_TOWARDS, depth, _UNIT * boost, sunlit)
-    _paste_face(canvas, face, cover, table, x - half, y - half, x + half, y + half, TRAFFIC_SIGN)
+    boost = 3.0 if canvas.light.headlights else 1.0
+    matrix = canvas.light.matrix(_TOWARDS, depth, (boost, boost, boost), sunlit)
+    _paste_face(canvas, face, cover, matrix, (x, y), (half, half), TRAFFIC_SIGN)
 
 
 def paint_gantry(canvas: Canvas, gantry: Gantry, road: Road, split: str) -> None:
     """Wide boards over a motorway on a beam with two posts."""
-    steel = np.full(3, 120.0)
+    s, height = gantry.s, gantry.height
     for d in (gantry.d0, gantry.d1):
-        post(canvas, road.point(gantry.s, d), road.point(gantry.s, d, gantry.height + 0.6), 0.32, steel, POLE)
-    post(
-        canvas,
-        road.point(gantry.s, gantry.d0, gantry.height),
-        road.point(gantry.s, gantry.d1, gantry.height),
-        0.4,
-        steel,
-        POLE,
-    )
+        post(canvas, road.at(s, d), road.at(s, d, height + 0.6), 0.32, _STEEL, POLE)
+    post(canvas, road.at(s, gantry.d0, height), road.at(s, gantry.d1, height), 0.4, _STEEL, POLE)
     for d, width, kind in gantry.panels:
-        where = canvas.camera.project(road.point(gantry.s, d, gantry.height + 0.2)[None])[0]
-        depth = where[2]
+        x, y, depth = canvas.camera.spot(*road.at(s, d, height + 0.2))
         if depth < 2:
             continue
         half = 0.5 * width * canvas.camera.focal / depth
-        x, y = where[0] / depth, where[1] / depth
         face, cover = sign_face(split, kind)
         boost = 2.5 if canvas.light.headlights else 1.0
-        table = canvas.light.table(_TOWARDS, depth, _UNIT * boost)
-        _paste_face(
-            canvas,
-            face[7:57],
-            cover[7:57],
-            table,
-            x - half,
-            y - 0.7 * half,
-            x + half,
-            y + 0.7 * half,
-            TRAFFIC_SIGN,
-        )
+        matrix = canvas.light.matrix(_TOWARDS, depth, (boost, boost, boost))
+        _paste_face(canvas, face[7:57], cover[7:57], matrix, (x, y), (half, 0.7 * half), TRAFFIC_SIGN)
 
 
 def paint_signal(canvas: Canvas, signal: Signal, road: Road, split: str, t: float) -> None:
     """A traffic light on its post; its state runs through a cycle of twenty seconds."""
     clock = (t + signal.phase) % 20
     state = 2 if clock < 8 else 1 if clock < 10 else 0
-    grey = np.full(3, 64.0)
+    grey = (64.0, 64.0, 64.0)
+    s, d = signal.s, signal.d
     top = signal.height + (2.4 if signal.arm else 0.5)
-    post(canvas, road.point(signal.s, signal.d), road.point(signal.s, signal.d, top), 0.13, grey, POLE)
-    heads = [(signal.d - math.copysign(0.22, signal.d), signal.height)]
+    post(canvas, road.at(s, d), road.at(s, d, top), 0.13, grey, POLE)
+    heads = [(d - math.copysign(0.22, d), signal.height)]
     if signal.arm:
-        post(
-            canvas,
-            road.point(signal.s, signal.d, top),
-            road.point(signal.s, signal.d + signal.arm, top),
-            0.1,
-            grey,
-            POLE,
-        )
-        heads.append((signal.d + signal.arm, top - 0.35))
-    for d, z in heads:
-        where = canvas.camera.project(road.point(signal.s, d, z)[None])[0]
-        depth = where[2]
+        post(canvas, road.at(s, d, top), road.at(s, d + signal.arm, top), 0.1, grey, POLE)
+        heads.append((d + signal.arm, top - 0.35))
+    for where, z in heads:
+        x, y, depth = canvas.camera.spot(*road.at(s, where, z))
         if depth < 1.5:
             continue
-        half_w = 0.19 * canvas.camera.focal / depth
-        half_h = 0.48 * canvas.camera.focal / depth
-        x, y = where[0] / depth, where[1] / depth
+        half_w, half_h = 0.19 * canvas.camera.focal / depth, 0.48 * canvas.camera.focal / depth
         face, cover = signal_face(split, signal.variant, state)
-        table = canvas.light.table(_TOWARDS, depth, _UNIT, 0.5)
+        matrix = canvas.light.matrix(_TOWARDS, depth, (1.0, 1.0, 1.0), 0.5)
         number = canvas.next_id
-        if _paste_face(
-            canvas, face, cover, table, x - half_w, y - half_h, x + half_w, y + half_h, TRAFFIC_LIGHT
-        ):
+        if _paste_face(canvas, face, cover, matrix, (x, y), (half_w, half_h), TRAFFIC_LIGHT):
             lamp_y = y + half_h * (-0.61 + 0.61 * state)
             color = canvas.light.through_air(np.array(SIGNAL_COLORS[state]), depth).tolist()
             radius = max(0.8, 0.5 * half_w)
-            cv2.circle(
-                canvas.image,
-                (round(x * 16), round(lamp_y * 16)),
-                round(radius * 16),
-                color,
-                -1,
-                cv2.LINE_AA,
-                4,
-            )
+            where_fixed = (round(x * 16), round(lamp_y * 16))
+            cv2.circle(canvas.image, where_fixed, round(radius * 16), color, -1, cv2.LINE_AA, 4)
             canvas.glows.append(Glow(x, lamp_y, 1.6 * half_w, SIGNAL_COLORS[state], number))
 
 
-_BLOCK = np.array(
-    [(0, 0, 0), (1, 0, 0), (1, 1, 0), (0, 1, 0), (0, 0, 1), (1, 0, 1), (1, 1, 1), (0, 1, 1)], np.float64
-)
-_FACES = (
-    ((2, 3, 7, 6), (0.0, 1.0, 0.0)), ((0, 1, 5, 4), (0.0, -1.0, 0.0)), ((0, 3, 7, 4), (-1.0, 0.0, 0.0)),
-    ((1, 2, 6, 5), (1.0, 0.0, 0.0)), ((4, 5, 6, 7), (0.0, 0.0, 1.0)), ((0, 1, 2, 3), (0.0, 0.0, -1.0)),
-)  # fmt: skip
+_CORNERS = ((0, 0, 0), (1, 0, 0), (1, 1, 0), (0, 1, 0), (0, 0, 1), (1, 0, 1), (1, 1, 1), (0, 1, 1))
 
 
-def paint_block(canvas: Canvas, block: Block, road: Road, sunlit: float) -> None:
+def paint_block(canvas: Canvas, block: Block, road: Road) -> None:
     """A box along the road."""
-    d0, d1 = min(block.d0, block.d1), max(block.d0, block.d1)
-    nearest = float(canvas.camera.position[1]) + 0.5
-    s0 = max(block.s0, nearest)
+    camera = canvas.camera
+    x, y, z = camera.position.tolist()
+    s0 = max(block.s0, y + 0.5)
     if block.s1 <= s0:
         return
-    d, s, z = (
-        d0 + _BLOCK[:, 0] * (d1 - d0),
-        s0 + _BLOCK[:, 1] * (block.s1 - s0),
-        block.z0 + _BLOCK[:, 2] * (block.z1 - block.z0),
-    )
-    points = road.place(s, d, z)
-    homogeneous = canvas.camera.project(points)
-    eye = canvas.camera.position
-    depth = max(float(homogeneous[:, 2].min()), 1.0)
-    for corners, normal in _FACES:
-        towards = eye - points[corners[0]]
-        n = np.array(normal)
-        if towards @ n <= 0:
-            continue
-        base = np.array(block.color)
+    d0, d1 = min(block.d0, block.d1), max(block.d0, block.d1)
+    points = [road.at((s0, block.s1)[b], (d0, d1)[a], (block.z0, block.z1)[c]) for a, b, c in _CORNERS]
+    spots = [camera.spot(*p) for p in points]
+    depth = min(p[2] for p in spots)
+    if depth < 0.5 or max(p[0] for p in spots) < 0 or min(p[0] for p in spots) > canvas.width:
+        return
+    base = points[0]
+    faces: list[tuple[tuple[int, int, int, int], Triple]] = []
+    if x < base[0]:
+        faces.append(((0, 3, 7, 4), (-1.0, 0.0, 0.0)))
+    if x > points[1][0]:
+        faces.append(((1, 2, 6, 5), (1.0, 0.0, 0.0)))
+    if z > points[4][2]:
+        faces.append(((4, 5, 6, 7), (0.0, 0.0, 1.0)))
+    if z < base[2]:
+        faces.append(((0, 1, 2, 3), (0.0, 0.0, -1.0)))
+    faces.append(((0, 1, 5, 4), (0.0, -1.0, 0.0)))
+    for corners, normal in faces:
+        color: Sequence[float] = block.color
         if canvas.light.snow and normal[2] > 0:
-            base = base * 0.2 + 190
-        color = canvas.light.shade(base[None], n[None], depth, sunlit)[0].tolist()
-        canvas.polygon(homogeneous[list(corners)], color, block.id)
+            color = [0.2 * c + 190 for c in color]
+        tone = canvas.light.tone(color, normal, depth)
+        canvas.flat([spots[i][:2] for i in corners], tone, block.id)

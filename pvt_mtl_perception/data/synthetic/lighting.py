@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +13,7 @@ import numpy.typing as npt
 from pvt_mtl_perception.data.synthetic.dice import Dice
 
 Floats = npt.NDArray[np.float64]
-_RAMP = np.arange(256.0)
+Triple = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -63,20 +65,42 @@ class Light:
         """Whether the sun is strong enough for shadows with an edge."""
         return bool(self.sun[1] > 0.25 * self.ambient[1])
 
-    def gain(self, normal: Floats, depth: float, sunlit: float = 1.0) -> tuple[Floats, Floats]:
-        """Gain (3,) and offset (3,) that turn a surface's colour into the pixel's, both RGB.
+    @cached_property
+    def _plain(self) -> tuple[Triple, Triple, Triple, Triple]:
+        ambient, sun, direction, fog = (
+            tuple(v.tolist()) for v in (self.ambient, self.sun, self.sun_direction, self.fog_color)
+        )
+        return ambient, sun, direction, fog
+
+    def gain(self, normal: Triple, depth: float, sunlit: float = 1.0) -> tuple[Triple, Triple]:
+        """Gain and offset that turn a surface's colour into the pixel's, both RGB.
 
         Args:
             normal: unit normal, world axes.
             depth: metres from the camera.
             sunlit: 0 in shadow, 1 in the sun.
         """
-        facing = max(0.0, float(normal @ self.sun_direction)) * sunlit
-        gain = self.ambient * (0.78 + 0.22 * normal[2]) + self.sun * facing
-        if self.headlights:
-            gain = gain + self.headlights * min(1.6, (10.0 / max(depth, 3.0)) ** 1.3)
+        ambient, sun, direction, fog = self._plain
+        facing = normal[0] * direction[0] + normal[1] * direction[1] + normal[2] * direction[2]
         clear = math.exp(-self.fog_density * depth)
-        return gain * clear, self.fog_color * (1.0 - clear)
+        sunny = max(0.0, facing) * sunlit * clear
+        open_sky = (0.78 + 0.22 * normal[2]) * clear
+        own = self.headlights * min(1.6, (10.0 / max(depth, 3.0)) ** 1.3) * clear if self.headlights else 0.0
+        haze = 1.0 - clear
+        return (
+            ambient[0] * open_sky + sun[0] * sunny + own,
+            ambient[1] * open_sky + sun[1] * sunny + own,
+            ambient[2] * open_sky + sun[2] * sunny + own,
+        ), (fog[0] * haze, fog[1] * haze, fog[2] * haze)
+
+    def tone(self, color: Sequence[float], normal: Triple, depth: float, sunlit: float = 1.0) -> Triple:
+        """The colour of one face as it reaches the camera, RGB."""
+        gain, offset = self.gain(normal, depth, sunlit)
+        return (
+            min(255.0, color[0] * gain[0] + offset[0]),
+            min(255.0, color[1] * gain[1] + offset[1]),
+            min(255.0, color[2] * gain[2] + offset[2]),
+        )
 
     def shade(self, colors: Floats, normals: Floats, depth: float, sunlit: float = 1.0) -> Floats:
         """Colours (F, 3) of faces with unit normals (F, 3) at one depth, as they reach the camera."""
@@ -92,11 +116,21 @@ class Light:
         clear = math.exp(-self.fog_density * depth)
         return np.minimum(color * clear + self.fog_color * (1.0 - clear), 255.0)
 
-    def table(self, normal: Floats, depth: float, tint: Floats, sunlit: float = 1.0) -> npt.NDArray[np.uint8]:
-        """Look-up table (256, 1, 3) from a texture's value to the shaded colour, for ``cv2.LUT``."""
-        gain, offset = self.gain(normal, depth, sunlit)
-        table = np.multiply.outer(_RAMP, gain * tint) + offset
-        return np.minimum(table, 255.0).astype(np.uint8)[:, None, :]
+    def matrix(
+        self, normal: Triple, depth: float, tint: Sequence[float], sunlit: float = 1.0
+    ) -> npt.NDArray[np.float32]:
+        """What turns an RGB texture into pixels, float32 (3, 4) for ``cv2.transform``."""
+        (a, b, c), (u, v, w) = self.gain(normal, depth, sunlit)
+        x, y, z = tint
+        return np.array(((a * x, 0, 0, u), (0, b * y, 0, v), (0, 0, c * z, w)), np.float32)
+
+    def ramp(
+        self, normal: Triple, depth: float, color: Sequence[float], sunlit: float = 1.0
+    ) -> npt.NDArray[np.float32]:
+        """What turns brightness (128 = ``color``) into pixels, float32 (3, 2) for ``cv2.transform``."""
+        (a, b, c), (u, v, w) = self.gain(normal, depth, sunlit)
+        x, y, z = color
+        return np.array(((a * x / 128, u), (b * y / 128, v), (c * z / 128, w)), np.float32)
 
 
 def make_light(conditions: Conditions, dice: Dice) -> Light:

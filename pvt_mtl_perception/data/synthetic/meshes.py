@@ -9,12 +9,18 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import pairwise
+from typing import Literal
 
+import cv2
 import numpy as np
+import numpy.typing as npt
 
-from pvt_mtl_perception.data.synthetic.camera import NEAR, Floats
+from pvt_mtl_perception.data.synthetic.camera import NEAR, Floats, make_camera
 from pvt_mtl_perception.data.synthetic.canvas import Canvas, Glow
 from pvt_mtl_perception.data.synthetic.dice import Dice
+from pvt_mtl_perception.data.synthetic.lighting import Triple
+from pvt_mtl_perception.data.synthetic.sprites import WEIGHT, Stamp, make_stamp
 from pvt_mtl_perception.data.synthetic.taxonomy import BUS, CAR, MOTORCYCLE, TRAIN, TRUCK
 
 PAINT, PAINT_LIGHT, PAINT_DARK, GLASS, TYRE, RIM, DARK, HEADLIGHT, TAILLIGHT, PLATE, TRIM, ACCENT, CARGO = (
@@ -38,17 +44,18 @@ class Mesh:
         parents: int64 (F,), the face itself where it is no detail.
         levels: int64 (F,), 0 = silhouette, 1 = from a middle distance, 2 = near only.
         height: metres.
+        lamps: face and material of each light.
     """
 
     points: Floats
     spans: tuple[tuple[int, int], ...]
-    materials: np.ndarray
+    materials: npt.NDArray[np.intp]
     normals: Floats
     centers: Floats
-    parents: np.ndarray
-    levels: np.ndarray
+    parents: npt.NDArray[np.intp]
+    levels: npt.NDArray[np.intp]
     height: float
-    lamps: tuple[tuple[int, int], ...] = ()
+    lamps: tuple[tuple[int, int], ...]
 
 
 @dataclass
@@ -92,7 +99,7 @@ class _Builder:
         def at(u: float, v: float) -> Floats:
             return np.asarray((a * (1 - u) + b * u) * (1 - v) + (d * (1 - u) + c * u) * v)
 
-        self.face([at(u0, v0), at(u1, v0), at(u1, v1), at(u0, v1)], material, parent, level)
+        self.face(np.stack([at(u0, v0), at(u1, v0), at(u1, v1), at(u0, v1)]), material, parent, level)
 
     def wheel(self, side_face: int, x: float, y: float, radius: float) -> None:
         """A wheel seen from the side, on the outside of a side face."""
@@ -182,25 +189,29 @@ def _car(shape: _CarShape) -> Mesh:
     front_base, front_top = y(shape.windshield[0]), y(shape.windshield[1])
     tail, nose = -length / 2, length / 2
     lower = [
-        (tail + 0.04, sill), (tail, 0.45), (tail + 0.03, deck - 0.06), (rear_base, deck), (front_base, deck - 0.02),
+        (tail + 0.04, sill), (tail, 0.45), (tail + 0.03, deck - 0.06), (rear_base, deck), (front_base,
+        deck - 0.02),
         (nose - 0.45, hood), (nose - 0.06, hood - 0.16), (nose, 0.44), (nose - 0.06, sill),
     ]  # fmt: skip
     for side in (-1, 1):
         body = b.face([(side * half, py, pz) for py, pz in lower], PAINT)
         b.face(
-            [(side * half, tail + 0.1, sill), (side * half, nose - 0.12, sill), (side * half, nose - 0.05, sill + 0.2),
+            [(side * half, tail + 0.1, sill), (side * half, nose - 0.12, sill), (side * half, nose - 0.05,
+            sill + 0.2),
              (side * half, tail + 0.02, sill + 0.2)], PAINT_DARK, body, 1,
         )  # fmt: skip
         b.face(
             [(side * half, rear_base, deck - 0.02), (side * half, tail + 0.05, deck - 0.13),
-             (side * half, nose - 0.4, hood - 0.11), (side * half, front_base, deck - 0.05)], PAINT_LIGHT, body, 1,
+             (side * half, nose - 0.4, hood - 0.11), (side * half, front_base, deck - 0.05)], PAINT_LIGHT,
+             body, 1,
         )  # fmt: skip
         for share in (0.18, 0.815):
             b.wheel(body, side * half * 1.005, y(share), shape.wheel)
         for share in (*shape.pillars, 0.66):
             b.face(
                 [(side * half, y(share), sill + 0.1), (side * half, y(share) + 0.02, sill + 0.1),
-                 (side * half, y(share) + 0.02, deck - 0.05), (side * half, y(share), deck - 0.05)], DARK, body, 2,
+                 (side * half, y(share) + 0.02, deck - 0.05), (side * half, y(share), deck - 0.05)], DARK,
+                 body, 2,
             )  # fmt: skip
             b.face(
                 [(side * half, y(share) + 0.08, deck - 0.18), (side * half, y(share) + 0.26, deck - 0.18),
@@ -224,18 +235,20 @@ def _car(shape: _CarShape) -> Mesh:
             right = front_base + t * (front_top - front_base) - 0.06
             return min(max(y(share), left), right)
 
-        for start, end in zip(edges[:-1], edges[1:], strict=True):
+        for start, end in pairwise(edges):
 
             def at(share: float, z: float, side: int = side) -> tuple[float, float, float]:
                 t = (z - deck) / (height - deck)
                 return (side * (half * 0.97 * (1 - t) + roof * t) * 1.003, slant(share, z), z)
 
             b.face(
-                [at(start + 0.008, low), at(end - 0.008, low), at(end - 0.008, high), at(start + 0.008, high)],
-                GLASS, cabin, 1 if shape.glazed else 1,
+                [at(start + 0.008, low), at(end - 0.008, low), at(end - 0.008, high), at(start + 0.008,
+                high)],
+                GLASS, cabin, 1,
             )  # fmt: skip
     rear = b.face(
-        [(-half, tail, sill), (half, tail, sill), (half * 0.98, tail + 0.03, deck - 0.04), (-half * 0.98, tail + 0.03, deck - 0.04)],
+        [(-half, tail, sill), (half, tail, sill), (half * 0.98, tail + 0.03, deck - 0.04), (-half * 0.98,
+        tail + 0.03, deck - 0.04)],
         PAINT,
     )  # fmt: skip
     b.panel(rear, 0.02, 0.0, 0.98, 0.3, PAINT_DARK)
@@ -244,7 +257,8 @@ def _car(shape: _CarShape) -> Mesh:
     b.panel(rear, 0.34, 0.36, 0.66, 0.55, PLATE)
     b.panel(rear, 0.1, -0.02, 0.9, 0.08, DARK)
     front = b.face(
-        [(half, nose, sill), (-half, nose, sill), (-half * 0.97, nose - 0.06, hood - 0.14), (half * 0.97, nose - 0.06, hood - 0.14)],
+        [(half, nose, sill), (-half, nose, sill), (-half * 0.97, nose - 0.06, hood - 0.14), (half * 0.97,
+        nose - 0.06, hood - 0.14)],
         PAINT,
     )  # fmt: skip
     b.panel(front, 0.26, 0.5, 0.74, 0.9, DARK)
@@ -283,7 +297,8 @@ def _car(shape: _CarShape) -> Mesh:
          (half * 0.97, rear_base, deck), (-half * 0.97, rear_base, deck)], PAINT_LIGHT,
     )  # fmt: skip
     rear_window = b.face(
-        [(-half * 0.96, rear_base, deck), (half * 0.96, rear_base, deck), (roof, rear_top, height), (-roof, rear_top, height)],
+        [(-half * 0.96, rear_base, deck), (half * 0.96, rear_base, deck), (roof, rear_top, height), (-roof,
+        rear_top, height)],
         PAINT,
     )  # fmt: skip
     if shape.glazed:
@@ -301,7 +316,8 @@ def _car(shape: _CarShape) -> Mesh:
         PAINT_LIGHT,
     )
     screen = b.face(
-        [(half * 0.96, front_base, deck - 0.02), (-half * 0.96, front_base, deck - 0.02), (-roof, front_top, height), (roof, front_top, height)],
+        [(half * 0.96, front_base, deck - 0.02), (-half * 0.96, front_base, deck - 0.02), (-roof,
+        front_top, height), (roof, front_top, height)],
         PAINT,
     )  # fmt: skip
     b.panel(screen, 0.07, 0.06, 0.93, 0.92, GLASS, 0)
@@ -317,12 +333,14 @@ def _car(shape: _CarShape) -> Mesh:
     )  # fmt: skip
     if shape.rear_glass[0] > 0.3:
         for side in (-1, 1):
-            b.face([(side * half, tail + 0.05, deck - 0.06), (side * half, rear_base, deck), (side * half, rear_base, deck + 0.1),
+            b.face([(side * half, tail + 0.05, deck - 0.06), (side * half, rear_base, deck), (side * half,
+            rear_base, deck + 0.1),
                     (side * half, tail + 0.05, deck + 0.1)], PAINT)  # fmt: skip
     for side in (-1, 1):
         b.face(
             [(side * half, front_base - 0.3, deck), (side * (half + 0.16), front_base - 0.3, deck),
-             (side * (half + 0.16), front_base - 0.3, deck + 0.15), (side * half, front_base - 0.3, deck + 0.15)],
+             (side * (half + 0.16), front_base - 0.3, deck + 0.15), (side * half, front_base - 0.3,
+             deck + 0.15)],
             PAINT_DARK, -1, 1,
         )  # fmt: skip
     return b.build(height)
@@ -578,10 +596,12 @@ def vehicle_models(kind: str, split: str) -> tuple[VehicleModel, ...]:
 
 _PAINTS = {
     "train": (
-        (226, 228, 230), (24, 25, 28), (150, 154, 160), (86, 90, 96), (150, 24, 28), (30, 50, 110), (48, 60, 84),
+        (226, 228, 230), (24, 25, 28), (150, 154, 160), (86, 90, 96), (150, 24, 28), (30, 50, 110), (48,
+        60, 84),
         (196, 186, 160), (70, 24, 30), (28, 70, 56), (186, 120, 40), (110, 150, 170),
     ),
-    "test": ((240, 238, 228), (40, 38, 42), (126, 126, 124), (176, 60, 36), (44, 84, 150), (92, 104, 80), (206, 180, 60)),
+    "test": ((240, 238, 228), (40, 38, 42), (126, 126, 124), (176, 60, 36), (44, 84, 150), (92, 104, 80),
+    (206, 180, 60)),
 }  # fmt: skip
 _LIVERIES = {
     "train": ((190, 24, 30), (228, 226, 220), (30, 80, 150), (226, 178, 30), (40, 110, 70), (120, 40, 90)),
@@ -589,11 +609,42 @@ _LIVERIES = {
 }
 
 
-def vehicle_colors(kind: str, split: str, dice: Dice) -> Floats:
-    """Reflectance by material, float64 (MATERIALS, 3), RGB 0..255."""
-    paint = np.array(
-        dice.color(dice.pick(_PAINTS[split] if kind in ("car", "motorcycle") else _LIVERIES[split]), 14)
-    )
+# Parked ones have no lights on, braking ones have the rear ones.
+State = Literal["parked", "driving", "braking"]
+
+# Rows red, green and blue; columns the materials of a stamp's map.
+Mix = tuple[Triple, Triple, Triple]
+
+
+def make_mix(colors: Floats) -> Mix:
+    """The mix of three materials from their colours (3, 3), RGB 0..255."""
+    red, green, blue = (tuple(row) for row in colors.T.tolist())
+    return red, green, blue
+
+
+# So many colourings are drawn for each kind and split; a vehicle names one by its number.
+LOOKS = 160
+
+
+@dataclass(frozen=True)
+class Look:
+    """A vehicle's colours.
+
+    Attributes:
+        colors: reflectance by material, float64 (MATERIALS, 3), RGB 0..255.
+        mix: the same for stamps, of paint, accent and cargo.
+    """
+
+    colors: Floats
+    mix: Mix
+
+
+@cache
+def vehicle_look(kind: str, split: str, number: int) -> Look:
+    """Colouring ``number`` (0 .. LOOKS - 1) of a kind of vehicle in a split."""
+    dice = Dice(31 if split == "train" else 37, number, sum(map(ord, kind)))
+    options = _PAINTS[split] if kind in ("car", "motorcycle") else _LIVERIES[split]
+    paint = np.array(dice.color(dice.pick(options), 14))
     table = np.empty((MATERIALS, 3))
     table[PAINT] = paint
     table[PAINT_LIGHT] = np.minimum(paint * 1.06 + 14, 250)
@@ -610,10 +661,169 @@ def vehicle_colors(kind: str, split: str, dice: Dice) -> Floats:
     table[CARGO] = dice.color(
         dice.pick(((228, 228, 226), (200, 198, 192), (60, 90, 140), (170, 60, 50), (120, 130, 120))), 14
     )
-    return table
+    return Look(table, make_mix(table[[PAINT, ACCENT, CARGO]]))
 
 
-_UP = np.array([0.0, 0.0, 1.0])
+_HEAD_GLOW, _TAIL_GLOW = (255.0, 244.0, 214.0), (255.0, 36.0, 26.0)
+_HEAD_RADIUS, _TAIL_RADIUS = 0.34, 0.2
+_LAMP_COLORS = {HEADLIGHT: (255.0, 248.0, 226.0), TAILLIGHT: (255.0, 40.0, 30.0)}
+
+
+def _turn(yaw: float, slope: float) -> Floats:
+    sin_yaw, cos_yaw = math.sin(yaw), math.cos(yaw)
+    return np.array(
+        [[cos_yaw, -sin_yaw, -sin_yaw * slope], [sin_yaw, cos_yaw, cos_yaw * slope], [0.0, 0.0, 1.0]]
+    )
+
+
+def _order(mesh: Mesh, eye: Floats, level: int) -> npt.NDArray[np.intp]:
+    """Faces that the eye (local metres) sees at a level of detail, far ones first."""
+    towards = eye - mesh.centers
+    facing = np.einsum("ij,ij->i", towards, mesh.normals) > 0
+    shown = np.flatnonzero(facing & (mesh.levels <= level))
+    distances = np.einsum("ij,ij->i", towards, towards)[mesh.parents[shown]]
+    return shown[np.argsort(-distances, kind="stable")]
+
+
+# Stamps replace meshes where an object is less than so many pixels high and farther than so many lengths.
+STAMP_PIXELS = 60.0
+_STAMP_LENGTHS = 3.0
+_YAWS = 48
+_STAMP_METRE, _STAMP_LARGEST = 40.0, 220.0
+_RECOLORED = {
+    PAINT: (0, 1.0),
+    PAINT_LIGHT: (0, 1.12),
+    PAINT_DARK: (0, 0.5),
+    ACCENT: (1, 1.0),
+    CARGO: (2, 1.0),
+}
+
+
+@dataclass(frozen=True)
+class VehicleView:
+    """A vehicle's stamp for one direction of view, and where its lamps are: metres right of the foot, metres
+    up, and whether it is a headlight.
+    """
+
+    stamp: Stamp
+    lamps: tuple[tuple[float, float, bool], ...]
+
+
+@cache
+def vehicle_view(kind: str, split: str, model: int, direction: int, snowy: bool) -> VehicleView:
+    """A vehicle seen from far away.
+
+    Args:
+        direction: the vehicle's heading relative to the line of sight, in steps of 360 / 48 degrees.
+        snowy: snow lies on its upper faces.
+    """
+    shape = vehicle_models(kind, split)[model]
+    mesh = shape.mesh
+    scale = 2 * min(_STAMP_METRE, _STAMP_LARGEST / max(shape.length, mesh.height))
+    distance = max(24.0, 3.0 * shape.length)
+    side = int(scale * math.hypot(shape.length, shape.width) * 1.35) + 24
+    tall = int(scale * mesh.height * 1.35) + 24
+    foot = (side / 2, tall * 0.86)
+    turn = _turn(direction * 2 * math.pi / _YAWS, 0.0)
+    view = make_camera(side, tall, scale * distance, (0.0, -distance, 1.5), 0.0, 0.0, 0.0, (0.0, 0.0))
+    homogeneous = view.project(mesh.points @ turn)
+    pixels = homogeneous[:, :2] / homogeneous[:, 2:]
+    pixels += np.array(foot) - (0.0, scale * 1.5)
+    eye = np.asarray(np.linalg.solve(turn.T, view.position), np.float64)
+    shown = _order(mesh, eye, 1)
+    normals = mesh.normals[shown] @ turn
+    bright = 0.8 + 0.28 * np.maximum(normals[:, 2], 0.0) + 0.12 * np.maximum(-normals[:, 1], 0.0)
+    colors = vehicle_look(kind, split, 0).colors
+    weights, base, shine = (np.zeros((tall, side, 3), np.uint8) for _ in range(3))
+    cover = np.zeros((tall, side), np.uint8)
+    lamps = []
+    for face, normal, factor in zip(shown.tolist(), normals, bright.tolist(), strict=True):
+        first, last = mesh.spans[face]
+        points = [(pixels[first:last] * 16).astype(np.int32)]
+        material = int(mesh.materials[face])
+        weight, plain = [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]
+        if snowy and normal[2] > 0.6 and material != GLASS:
+            plain = [226.0, 228.0, 234.0]
+        elif material in _RECOLORED:
+            channel, share = _RECOLORED[material]
+            weight[channel] = WEIGHT * min(share * factor, 1.9)
+        else:
+            plain = (colors[material] * factor).tolist()
+            if material == GLASS:
+                plain = [0.75 * c + 28 + 90 * max(0.0, float(normal[2])) for c in plain]
+        cv2.fillPoly(weights, points, weight, cv2.LINE_AA, 4)
+        cv2.fillPoly(base, points, plain, cv2.LINE_AA, 4)
+        cv2.fillPoly(shine, points, _LAMP_COLORS.get(material, (0.0, 0.0, 0.0)), cv2.LINE_AA, 4)
+        if mesh.levels[face] == 0:
+            cv2.fillPoly(cover, points, 255, cv2.LINE_AA, 4)
+        if material in _LAMP_COLORS:
+            x, y = ((pixels[first:last].mean(0) - foot) / scale).tolist()
+            lamps.append((x, -y, material == HEADLIGHT))
+    half = (side // 2, tall // 2)
+    maps = [cv2.resize(m, half, interpolation=cv2.INTER_AREA) for m in (weights, base, shine)]
+    small = cv2.resize(cover, half, interpolation=cv2.INTER_AREA)
+    return VehicleView(make_stamp(maps, small, (foot[0] / 2, foot[1] / 2), scale / 2), tuple(lamps))
+
+
+def recolor(mix: Mix, gain: Triple, offset: Triple) -> npt.NDArray[np.float32]:
+    """A stamp's mix under a light: float32 (3, 4) from materials' colours."""
+    rows = (
+        (a * share, b * share, c * share, rest)
+        for (a, b, c), share, rest in zip(mix, (g / WEIGHT for g in gain), offset, strict=True)
+    )
+    return np.array(tuple(rows), np.float32)
+
+
+def paint_vehicle(
+    canvas: Canvas,
+    kind: str,
+    split: str,
+    model: int,
+    look: int,
+    origin: tuple[float, float, float],
+    yaw: float,
+    slope: float,
+    sunlit: float,
+    state: State,
+) -> None:
+    """Paints a vehicle as one new instance: near ones as meshes, far ones as stamps.
+
+    Args:
+        model: position in ``vehicle_models``.
+        look: number of the colouring.
+        origin: world point below the vehicle's centre.
+        yaw: turn to the right in radians.
+        slope: rise of the ground per metre along y.
+        sunlit: 0 in shadow .. 1.
+    """
+    shape = vehicle_models(kind, split)[model]
+    camera = canvas.camera
+    u, v, depth = camera.spot(*origin)
+    unit = camera.focal / depth if depth > 1.0 else 1e6
+    height = shape.mesh.height
+    if unit * height < 2.5:
+        return
+    if unit * height > STAMP_PIXELS or depth < max(8.0, _STAMP_LENGTHS * shape.length):
+        paint_mesh(
+            canvas, shape.mesh, np.array(origin), yaw, slope, vehicle_look(kind, split, look).colors,
+            shape.label, sunlit, state,
+        )  # fmt: skip
+        return
+    light = canvas.light
+    x, y, _ = camera.position.tolist()
+    away_x, away_y = (origin[0] - x) / depth, (origin[1] - y) / depth
+    steps = round((yaw - math.atan2(away_x, away_y)) * _YAWS / (2 * math.pi)) % _YAWS
+    view = vehicle_view(kind, split, model, steps, light.snow > 0.3)
+    gain, offset = light.gain((-0.8 * away_x, -0.8 * away_y, 0.6), depth, sunlit)
+    plain = np.array(((gain[0], 0, 0, 0), (0, gain[1], 0, 0), (0, 0, gain[2], 0)), np.float32)
+    number = canvas.next_id
+    mix = recolor(vehicle_look(kind, split, look).mix, gain, offset)
+    lights = light.vehicle_lights and state != "parked"
+    canvas.stamp(view.stamp, (u, v), (unit, unit), (mix, plain), float(lights), shape.label)
+    if lights:
+        for right, up, head in view.lamps:
+            radius, glow = (_HEAD_RADIUS, _HEAD_GLOW) if head else (_TAIL_RADIUS, _TAIL_GLOW)
+            canvas.glows.append(Glow(u + right * unit, v - up * unit, radius * unit, glow, number))
 
 
 def paint_mesh(
@@ -625,7 +835,7 @@ def paint_mesh(
     colors: Floats,
     label: int,
     sunlit: float,
-    braking: bool,
+    state: State,
 ) -> None:
     """Paints a mesh as one new instance.
 
@@ -636,26 +846,19 @@ def paint_mesh(
         sunlit: 0 in shadow .. 1.
     """
     camera, light = canvas.camera, canvas.light
-    sin_yaw, cos_yaw = math.sin(yaw), math.cos(yaw)
-    turn = np.array(
-        [[cos_yaw, -sin_yaw, -sin_yaw * slope], [sin_yaw, cos_yaw, cos_yaw * slope], [0.0, 0.0, 1.0]]
-    )
+    turn = _turn(yaw, slope)
     homogeneous = camera.project(mesh.points @ turn + origin)
     depths = homogeneous[:, 2]
     nearest = float(depths.min())
     if depths.max() < NEAR:
         return
-    eye = np.linalg.solve(turn.T, camera.position - origin)
+    eye = np.asarray(np.linalg.solve(turn.T, camera.position - origin), np.float64)
     middle = max(float(origin[1] - camera.position[1]), 1.0)
     size = camera.focal * mesh.height / middle
-    towards = eye - mesh.centers
-    facing = np.einsum("ij,ij->i", towards, mesh.normals) > 0
     level = 0 if size < _DETAIL_HEIGHT[1] else 1 if size < _DETAIL_HEIGHT[2] else 2
-    shown = np.flatnonzero(facing & (mesh.levels <= level))
+    shown = _order(mesh, eye, level)
     if not len(shown):
         return
-    distances = np.einsum("ij,ij->i", towards, towards)[mesh.parents[shown]]
-    shown = shown[np.argsort(-distances, kind="stable")]
     materials = mesh.materials[shown]
     depth = max(middle, nearest)
     normals = mesh.normals[shown] @ turn
@@ -669,9 +872,10 @@ def paint_mesh(
         # Glass mirrors the sky where it leans back and the dim street where it stands upright.
         mirror = light.sky_horizon * (0.12 + 0.5 * np.maximum(normals[glass][:, 2:], 0.0))
         shaded[glass] = np.minimum(0.75 * shaded[glass] + mirror, 255.0)
-    if light.vehicle_lights or braking:
-        for material, glow in ((HEADLIGHT, (255.0, 248.0, 226.0)), (TAILLIGHT, (255.0, 40.0, 30.0))):
-            if light.vehicle_lights or material == TAILLIGHT:
+    lights, braking = light.vehicle_lights and state != "parked", state == "braking"
+    if lights or braking:
+        for material, glow in _LAMP_COLORS.items():
+            if lights or material == TAILLIGHT:
                 lamps = materials == material
                 strength = 1.0 if braking or material == HEADLIGHT or not light.lamps else 0.8
                 shaded[lamps] = light.through_air(np.array(glow) * strength, depth)
@@ -691,15 +895,19 @@ def paint_mesh(
             canvas.polygon(homogeneous[first:last], color, number if solid else None)
         before = homogeneous[depths > NEAR]
         pixels = before[:, :2] / before[:, 2:]
-    x0, y0 = pixels.min(0)
-    x1, y1 = pixels.max(0)
-    if light.vehicle_lights and nearest > 1.0:
+    (x0, y0), (x1, y1) = pixels.min(0).tolist(), pixels.max(0).tolist()
+    if nearest <= NEAR:
+        # Where the body passes the camera its outline runs out of the frame.
+        x0, y0, x1, y1 = 0.0, 0.0, canvas.width, canvas.height
+    if lights and nearest > 1.0:
         seen = set(shown.tolist())
         for face, material in mesh.lamps:
             if face in seen:
                 first, last = spans[face]
                 x, y = pixels[first:last].mean(0)
-                radius = camera.focal * (0.34 if material == HEADLIGHT else 0.2) / depth
-                tone = (255.0, 244.0, 214.0) if material == HEADLIGHT else (255.0, 36.0, 26.0)
-                canvas.glows.append(Glow(float(x), float(y), radius, tone, number))
-    canvas.register(label, float(x0), float(y0), float(x1), float(y1))
+                head = material == HEADLIGHT
+                radius = camera.focal * (_HEAD_RADIUS if head else _TAIL_RADIUS) / depth
+                canvas.glows.append(
+                    Glow(float(x), float(y), radius, _HEAD_GLOW if head else _TAIL_GLOW, number)
+                )
+    canvas.register(label, x0, y0, x1, y1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import cv2
 import numpy as np
@@ -16,10 +17,11 @@ import numpy.typing as npt
 
 from pvt_mtl_perception.data.synthetic.dice import Dice
 
-Bytes = npt.NDArray[np.uint8]
-Floats = npt.NDArray[np.float64]
+# uint8; OpenCV's type hints promise no more than an array.
+Bytes = npt.NDArray[Any]
+Floats = npt.NDArray[np.floating[Any]]
 
-GROUND_TILE = 512
+GROUND_TILE = 1024
 GROUND_METRES = {"near": 12.8, "far": 64.0}
 BAY, FLOOR = 48, 48
 BAYS, FLOORS = 5, 6
@@ -30,14 +32,12 @@ CROWNS = {"train": 10, "test": 6}
 GROUNDS = {"train": 4, "test": 3}
 
 
-def fractal_noise(dice: Dice, size: int, exponent: float, aspect: float = 1.0) -> Floats:
-    """Periodic noise (size, size) with spectrum 1 / f**exponent, mean 0, standard deviation 1.
-
-    Args:
-        aspect: > 1 stretches the structure along the rows' direction (axis 0).
-    """
-    rng = np.random.default_rng(dice.integer(0, 2**31))
-    spectrum = np.fft.rfft2(rng.standard_normal((size, size)))
+@cache
+def _noise(split: str, exponent: float, aspect: float) -> Floats:
+    """The noise that ``fractal_noise`` cuts its pieces from, float32 (512, 512)."""
+    rng = np.random.default_rng([_SPLIT_SEED[split], round(100 * exponent), round(aspect)])
+    size = 512
+    spectrum = np.fft.rfft2(rng.standard_normal((size, size), np.float32))
     rows = np.fft.fftfreq(size)[:, None] * aspect
     columns = np.fft.rfftfreq(size)[None, :]
     frequency = np.hypot(rows, columns)
@@ -45,7 +45,32 @@ def fractal_noise(dice: Dice, size: int, exponent: float, aspect: float = 1.0) -
     spectrum *= frequency**-exponent
     spectrum[0, 0] = 0.0
     noise = np.fft.irfft2(spectrum, s=(size, size))
-    return np.asarray(noise / noise.std())
+    return np.asarray(noise / noise.std(), np.float32)
+
+
+def fractal_noise(dice: Dice, split: str, size: int, exponent: float, aspect: float = 1.0) -> Floats:
+    """Noise with spectrum 1 / f**exponent, mean 0, standard deviation 1, float32 (size, size).
+
+    Pieces of one periodic noise a split and exponent, moved and flipped at random; periodic where ``size``
+    is a multiple of 512.
+
+    Args:
+        aspect: > 1 stretches the structure along the rows' direction (axis 0).
+    """
+    noise = np.roll(_noise(split, exponent, aspect), (dice.integer(0, 512), dice.integer(0, 512)), (0, 1))
+    noise = noise[:: dice.pick((-1, 1)), :: dice.pick((-1, 1))]
+    if size > 512:
+        # One more row and column, so that the enlarged noise meets itself at the seam.
+        padded = np.pad(noise, ((0, 1), (0, 1)), mode="wrap")
+        grid = np.arange(size, dtype=np.float32) * (512 / size)
+        columns, rows = np.meshgrid(grid, grid)
+        return np.asarray(cv2.remap(padded, columns, rows, cv2.INTER_LINEAR))
+    return noise[:size, :size]
+
+
+def _grain(rng: np.random.Generator, *shape: int) -> Floats:
+    """White noise, standard deviation 1, float32."""
+    return rng.standard_normal(shape, np.float32)
 
 
 def _to_bytes(values: Floats) -> Bytes:
@@ -54,39 +79,41 @@ def _to_bytes(values: Floats) -> Bytes:
 
 @cache
 def ground_tile(kind: str, split: str, index: int) -> Bytes:
-    """Brightness (512, 512) of ground around 128, periodic; kinds: asphalt, asphalt far, paving, grass, far."""
+    """Brightness (1024, 1024) of ground around 128, periodic.
+
+    Kinds: asphalt, paving and grass for ``GROUND_METRES["near"]``, asphalt far and far for the other.
+    """
     dice = Dice(_SPLIT_SEED[split], 10, index, sum(map(ord, kind)))
     size = GROUND_TILE
     rng = np.random.default_rng(dice.integer(0, 2**31))
     if kind == "asphalt":
-        tile = (
-            128 + 9 * fractal_noise(dice, size, 1.0) + dice.uniform(6, 15) * rng.standard_normal((size, size))
-        )
+        tile = 128 + 9 * fractal_noise(dice, split, size, 1.0) + dice.uniform(6, 15) * _grain(rng, size, size)
         canvas = _to_bytes(tile)
         for _ in range(dice.integer(2, 7)):
-            points = np.cumsum(rng.normal(0, 12, (24, 2)) + rng.normal(0, 9, 2), 0) + rng.uniform(0, size, 2)
+            points = np.cumsum(rng.normal(0, 24, (24, 2)) + rng.normal(0, 18, 2), 0) + rng.uniform(0, size, 2)
             cv2.polylines(canvas, [points.astype(np.int32)], False, dice.integer(70, 105), 1, cv2.LINE_AA)
         for _ in range(dice.integer(0, 4)):
-            x, y = dice.integer(0, size - 130), dice.integer(0, size - 200)
-            w, h = dice.integer(40, 130), dice.integer(40, 200)
+            x, y = dice.integer(0, size - 260), dice.integer(0, size - 400)
+            w, h = dice.integer(80, 260), dice.integer(80, 400)
             patch = canvas[y : y + h, x : x + w]
             canvas[y : y + h, x : x + w] = cv2.convertScaleAbs(patch, alpha=dice.uniform(0.82, 1.12))
         return canvas
     if kind == "asphalt far":
-        tile = 128 + 10 * fractal_noise(dice, size, 1.1, aspect=6.0) + 5 * rng.standard_normal((size, size))
+        tile = 128 + 10 * fractal_noise(dice, split, size, 1.1, aspect=6.0) + 5 * _grain(rng, size, size)
         return _to_bytes(tile)
     if kind == "paving":
-        tile = 128 + 8 * fractal_noise(dice, size, 1.0) + 6 * rng.standard_normal((size, size))
-        step_x, step_y = dice.pick((16, 32)), dice.pick((16, 32))
+        tile = 128 + 8 * fractal_noise(dice, split, size, 1.0) + 6 * _grain(rng, size, size)
+        step_x, step_y = dice.pick((32, 64)), dice.pick((32, 64))
         slabs = rng.normal(0, 7, (size // step_y, size // step_x))
         tile += np.kron(slabs, np.ones((step_y, step_x)))
-        tile[::step_y] -= dice.uniform(15, 40)
-        tile[:, ::step_x] -= dice.uniform(15, 40)
+        for joint in (0, 1):
+            tile[joint::step_y] -= dice.uniform(10, 35)
+            tile[:, joint::step_x] -= dice.uniform(10, 35)
         return _to_bytes(tile)
     if kind == "grass":
-        return _to_bytes(128 + 24 * fractal_noise(dice, size, 0.7) + 16 * rng.standard_normal((size, size)))
+        return _to_bytes(128 + 24 * fractal_noise(dice, split, size, 0.7) + 16 * _grain(rng, size, size))
     if kind == "far":
-        return _to_bytes(128 + 16 * fractal_noise(dice, size, 0.9, aspect=3.0))
+        return _to_bytes(128 + 16 * fractal_noise(dice, split, size, 0.9, aspect=3.0))
     raise ValueError(f"no ground texture is called {kind!r}")
 
 
@@ -95,18 +122,17 @@ class Sprite:
     """Brightness and cover of a billboard, largest level first.
 
     Attributes:
-        levels: for each level uint8 brightness (h, w), cover (h, w; 255 = opaque) and label (h, w; 255 = the
+        levels: for each level uint8 (h, w, 3): brightness, cover (255 = opaque) and outline (255 = inside the
             object's outline as an annotator would draw it).
     """
 
-    levels: tuple[tuple[Bytes, Bytes, Bytes], ...]
+    levels: tuple[Bytes, ...]
 
 
 def _sprite(brightness: Bytes, cover: Bytes, outline: Bytes) -> Sprite:
-    levels = [(brightness, cover, outline)]
-    while min(levels[-1][0].shape) > 16:
-        smaller = [cv2.resize(a, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA) for a in levels[-1]]
-        levels.append((smaller[0], smaller[1], smaller[2]))
+    levels: list[Bytes] = [cv2.merge([brightness, cover, outline])]
+    while min(levels[-1].shape[:2]) > 8:
+        levels.append(cv2.resize(levels[-1], None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA))
     return Sprite(tuple(levels))
 
 
@@ -128,7 +154,7 @@ def crown(kind: str, split: str, index: int) -> Sprite:
             ends = ((round(x), round(y)), (round(end_x), round(end_y)))
             cv2.line(cover, *ends, 255, thickness, cv2.LINE_AA)
             cv2.line(light, *ends, int(rng.integers(50, 120)), thickness)
-            if length > 7:
+            if length > 9:
                 for _ in range(int(rng.integers(2, 4))):
                     spread = 0.35 if held_out else 0.5
                     share = rng.uniform(0.4, 1.0)
@@ -175,8 +201,8 @@ def crown(kind: str, split: str, index: int) -> Sprite:
                 cv2.circle(cover, where, dot, 255, -1)
                 value = shade + 45 * math.sin(angle) * reach / radius + rng.normal(0, 16)
                 cv2.circle(light, where, dot, int(np.clip(value, 20, 250)), -1)
-    noise = fractal_noise(dice, size, 0.8)
-    shaded = light.astype(np.float64) * (1 + 0.22 * noise) + 14 * rng.standard_normal((size, size))
+    noise = fractal_noise(dice, split, size, 0.8)
+    shaded = light.astype(np.float64) * (1 + 0.22 * noise) + 14 * _grain(rng, size, size)
     gaps = (noise < -1.75) & (kind != "bush")
     outline = cover.copy()
     cover[gaps] = 0
@@ -190,9 +216,11 @@ class Facade:
     Attributes:
         levels: (day, glow) RGB tiles (h, w, 3), each level half the size of the one before; ``glow`` is
             what shines from within at night.
+        mean: RGB by day.
     """
 
     levels: tuple[tuple[Bytes, Bytes], ...]
+    mean: tuple[float, float, float]
 
 
 _WALLS = {
@@ -200,7 +228,8 @@ _WALLS = {
         (150, 82, 62), (172, 110, 84), (196, 176, 136), (214, 206, 190), (164, 160, 152), (120, 116, 112),
         (222, 216, 204), (186, 150, 110), (140, 96, 80), (108, 88, 78), (200, 190, 168), (228, 228, 226),
     ),
-    "test": ((182, 120, 102), (206, 186, 154), (132, 128, 130), (236, 230, 214), (158, 140, 112), (96, 82, 76)),
+    "test": ((182, 120, 102), (206, 186, 154), (132, 128, 130), (236, 230, 214), (158, 140, 112), (96, 82,
+    76)),
 }  # fmt: skip
 _WINDOW_SHAPES = {
     "train": ("single", "tall", "double", "wide", "curtain wall"),
@@ -328,9 +357,7 @@ def facade(split: str, index: int) -> Facade:
     wall = dice.color(dice.pick(_WALLS[split]), 16)
     shapes = _WINDOW_SHAPES[split]
     shape = shapes[index % len(shapes)]
-    grain = 0.05 * fractal_noise(dice, 512, 1.1)[:height, :width] + 0.035 * rng.standard_normal(
-        (height, width)
-    )
+    grain = 0.05 * fractal_noise(dice, split, 512, 1.1)[:height, :width] + 0.035 * _grain(rng, height, width)
     if dice.chance(0.5) and shape != "curtain wall":
         courses = np.zeros((height, width))
         courses[::4] -= 0.13
@@ -378,9 +405,13 @@ def facade(split: str, index: int) -> Facade:
                     day, (0, floor * FLOOR), (width, floor * FLOOR + 3), tuple(0.8 * c for c in wall), -1
                 )
     _shop_floor(day, glow, dice, wall, (FLOORS - 1) * FLOOR)
-    fine = 1 + 0.03 * rng.standard_normal((height, width, 1))
+    fine = 1 + 0.03 * _grain(rng, height, width, 1)
     day = np.clip(day * fine, 0, 255).astype(np.uint8)
-    levels = [(day, glow)]
+    # Twice as fine as drawn, with the grain that a near wall shows.
+    fine_day = cv2.resize(day, None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC).astype(np.float32)
+    fine_day *= 1 + 0.045 * _grain(rng, *fine_day.shape[:2], 1)
+    fine_glow = cv2.resize(glow, None, fx=2, fy=2)
+    levels: list[tuple[Bytes, Bytes]] = [(np.clip(fine_day, 0, 255).astype(np.uint8), fine_glow), (day, glow)]
     for _ in range(3):
         above = levels[-1]
         levels.append(
@@ -389,7 +420,8 @@ def facade(split: str, index: int) -> Facade:
                 cv2.resize(above[1], None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA),
             )
         )
-    return Facade(tuple(levels))
+    red, green, blue = day.mean((0, 1)).tolist()
+    return Facade(tuple(levels), (red, green, blue))
 
 
 @cache
@@ -397,7 +429,7 @@ def plain_tile(kind: str, split: str, index: int) -> tuple[Bytes, ...]:
     """Brightness around 128, levels from (128, 256) down; kinds: stone, panel, hedge, planks, rails, roof."""
     dice = Dice(_SPLIT_SEED[split], 40, index, sum(map(ord, kind)))
     rng = np.random.default_rng(dice.integer(0, 2**31))
-    tile = 128 + 12 * fractal_noise(dice, 256, 1.0)[:128] + 8 * rng.standard_normal((128, 256))
+    tile = 128 + 12 * fractal_noise(dice, split, 256, 1.0)[:128] + 8 * _grain(rng, 128, 256)
     if kind == "stone":
         for row in range(0, 128, 16):
             shift = 12 * (row // 16 % 2)
@@ -408,7 +440,7 @@ def plain_tile(kind: str, split: str, index: int) -> tuple[Bytes, ...]:
         tile[:, ::64] -= 40
         tile[:10] += 18
     elif kind == "hedge":
-        tile = 105 + 34 * fractal_noise(dice, 256, 0.75)[:128] + 20 * rng.standard_normal((128, 256))
+        tile = 105 + 34 * fractal_noise(dice, split, 256, 0.75)[:128] + 20 * _grain(rng, 128, 256)
         tile += np.linspace(28, -32, 128)[:, None]
     elif kind == "planks":
         tile += np.kron(rng.normal(0, 14, 32), np.ones(8))[None, :]
@@ -428,23 +460,27 @@ def plain_tile(kind: str, split: str, index: int) -> tuple[Bytes, ...]:
 def cloud_tile(split: str, index: int) -> Bytes:
     """Cloud cover (256, 512), periodic along both axes, full range."""
     dice = Dice(_SPLIT_SEED[split], 50, index)
-    noise = fractal_noise(dice, 512, 1.5 if split == "train" else 1.35)
+    noise = fractal_noise(dice, split, 512, 1.5 if split == "train" else 1.35)
     return _to_bytes(128 + 58 * noise[:256])
 
 
 @cache
-def sensor_noise(sigma: int) -> tuple[Bytes, Bytes]:
-    """What to add to and to subtract from an image: halves of Gaussian noise (1024, 1600, 3) of that sigma.
+def _noise_halves() -> tuple[Bytes, Bytes]:
+    """Gaussian noise (800, 1400, 3) of sigma 32, its positive and its negative part.
 
     Half of the variance is shared between the channels, as after demosaicing.
     """
-    rng = np.random.default_rng(sigma)
-    shape = (800, 1400)
-    gray = rng.standard_normal((*shape, 1), np.float32)
-    color = cv2.GaussianBlur(rng.standard_normal((*shape, 3), np.float32), (3, 3), 0.7) * 1.6
-    noise = sigma * (0.75 * gray + 0.66 * color)
-    noise_up = np.clip(np.rint(noise), 0, 255).astype(np.uint8)
-    return noise_up, np.clip(np.rint(-noise), 0, 255).astype(np.uint8)
+    rng = np.random.default_rng(80)
+    color = cv2.GaussianBlur(_grain(rng, 800, 1400, 3), (3, 3), 0.7) * np.float32(1.6)
+    noise = 32 * (np.float32(0.75) * _grain(rng, 800, 1400, 1) + np.float32(0.66) * color)
+    return _to_bytes(noise), _to_bytes(-noise)
+
+
+@cache
+def sensor_noise(sigma: int) -> tuple[Bytes, Bytes]:
+    """What to add to and to subtract from an image: halves of Gaussian noise (800, 1400, 3) of that sigma."""
+    plus, minus = _noise_halves()
+    return cv2.convertScaleAbs(plus, alpha=sigma / 32), cv2.convertScaleAbs(minus, alpha=sigma / 32)
 
 
 @cache

@@ -1,0 +1,175 @@
+"""What can stand or move along a road, in road coordinates.
+
+s metres along the road, d metres to the right of its dividing line, z metres above its surface; yaw in
+radians to the right of the road's direction at s = +y. Named tuples, because a frame makes hundreds.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from pvt_mtl_perception.data.synthetic.dice import Color
+from pvt_mtl_perception.data.synthetic.figures import Person
+from pvt_mtl_perception.data.synthetic.meshes import State
+from pvt_mtl_perception.data.synthetic.textures import FLOOR_METRES
+
+
+class Building(NamedTuple):
+    """A house with its street wall at d, between s0 and s1; side is -1 (left) or 1.
+
+    ``hidden_end`` says that a neighbour covers the wall that looks back along the road.
+    """
+
+    side: int
+    s0: float
+    s1: float
+    d: float
+    depth: float
+    floors: int
+    facade: int
+    tint: Color
+    roof: float
+    roof_color: Color
+    offset: int
+    hidden_end: bool
+
+    @property
+    def height(self) -> float:
+        """Metres up to the eaves."""
+        return self.floors * FLOOR_METRES
+
+
+class Barrier(NamedTuple):
+    """A wall, fence, hedge or guard rail along the road; ``id`` is its segmentation class."""
+
+    s0: float
+    s1: float
+    d: float
+    height: float
+    kind: str
+    id: int
+    color: Color
+    tile: int
+
+
+class Tree(NamedTuple):
+    """A tree, or with kind "bush" a crown on the ground."""
+
+    s: float
+    d: float
+    kind: str
+    variant: int
+    height: float
+    width: float
+    trunk: float
+    color: Color
+
+
+class Lamp(NamedTuple):
+    """A lamp post; the arm reaches ``arm`` metres to the right."""
+
+    s: float
+    d: float
+    height: float
+    arm: float
+    color: Color
+
+
+class Sign(NamedTuple):
+    """A traffic sign; ``back`` shows its blank side."""
+
+    s: float
+    d: float
+    z: float
+    size: float
+    kind: int
+    post: bool
+    back: bool
+
+
+class Gantry(NamedTuple):
+    """A beam over the road with boards (d, width, kind)."""
+
+    s: float
+    d0: float
+    d1: float
+    height: float
+    panels: tuple[tuple[float, float, int], ...]
+
+
+class Signal(NamedTuple):
+    """A traffic light on a post, and with an arm a second one over the road."""
+
+    s: float
+    d: float
+    height: float
+    arm: float
+    phase: float
+    variant: int
+
+
+class Block(NamedTuple):
+    """A box: canopy, pump, shelter, cabinet, column; ``id`` is its segmentation class."""
+
+    s0: float
+    s1: float
+    d0: float
+    d1: float
+    z0: float
+    z1: float
+    color: Color
+    id: int
+
+
+class Vehicle(NamedTuple):
+    """A vehicle: ``model`` and ``look`` are numbers in ``meshes``; a motorcycle may have a rider."""
+
+    s: float
+    d: float
+    yaw: float
+    kind: str
+    model: int
+    look: int
+    length: float
+    width: float
+    height: float
+    state: State
+    rider: Person | None
+
+
+class Cycle(NamedTuple):
+    """A bicycle, parked or ridden."""
+
+    s: float
+    d: float
+    z: float
+    yaw: float
+    color: Color
+    rider: Person | None
+    phase: float
+
+
+class Walker(NamedTuple):
+    """Somebody on foot."""
+
+    s: float
+    d: float
+    z: float
+    yaw: float
+    person: Person
+    phase: float
+    standing: bool
+
+
+Moving = Vehicle | Cycle | Walker
+Thing = Tree | Lamp | Sign | Gantry | Signal | Block | Vehicle | Cycle | Walker
+
+
+class Chunk(NamedTuple):
+    """The static content of one stretch of road."""
+
+    number: int
+    buildings: tuple[Building, ...]
+    barriers: tuple[Barrier, ...]
+    things: tuple[Thing, ...]
+    junction: bool
