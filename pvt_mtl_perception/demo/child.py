@@ -1,4 +1,4 @@
-"""``python -m pvt_mtl_perception.demo.child MODULE …`` is ``python -m MODULE …`` that ends with its parent.
+"""``python -m pvt_mtl_perception.demo.child PID MODULE …`` is ``python -m MODULE …`` that ends when PID does.
 
 Otherwise a killed demonstration would leave a node behind that nobody knows of.
 """
@@ -6,6 +6,7 @@ Otherwise a killed demonstration would leave a node behind that nobody knows of.
 from __future__ import annotations
 
 import ctypes
+import os
 import runpy
 import signal
 import sys
@@ -13,8 +14,20 @@ import sys
 PR_SET_PDEATHSIG = 1
 """From linux/prctl.h; it survives exec."""
 
-if __name__ == "__main__":
+
+def end_with_parent(parent: int) -> None:
+    """Has Linux send this process a SIGTERM when its parent ends in whatever way.
+
+    Args:
+        parent: process id of the parent, which may have ended already.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    del sys.argv[0]
+        if os.getppid() != parent:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    end_with_parent(int(sys.argv[1]))
+    del sys.argv[:2]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

@@ -35,6 +35,7 @@ from pvt_mtl_perception.bags.results import (
 from pvt_mtl_perception.data import synthetic
 from pvt_mtl_perception.data.sample import Sample
 from pvt_mtl_perception.data.synthetic import Drive
+from pvt_mtl_perception.demo.child import end_with_parent
 from pvt_mtl_perception.labels import TaskLabels, load_label_set
 from pvt_mtl_perception.result import Classification, Detections, Result, Segmentation
 
@@ -131,15 +132,16 @@ def _render(settings: DriveSettings, index: int) -> Sample:
     return _drive(settings).frame(index)
 
 
-def _leave_interrupts_to_parent() -> None:
+def _follow_parent(parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent(parent)
 
 
 def _rendered(settings: DriveSettings, progress: bool) -> Generator[Sample, None, None]:
     workers = min(len(os.sched_getaffinity(0)), settings.frames)
     # Forking a process that has loaded OpenCV or torch can hang it.
     pool = ProcessPoolExecutor(
-        workers, mp_context=get_context("spawn"), initializer=_leave_interrupts_to_parent
+        workers, mp_context=get_context("spawn"), initializer=_follow_parent, initargs=(os.getpid(),)
     )
     indices = iter(range(settings.frames))
     ahead = deque(pool.submit(_render, settings, index) for index in islice(indices, 4 * workers))

@@ -19,6 +19,8 @@ _STOP_TIMEOUT = 20.0
 
 _POLL = 0.1
 
+_CHILD = "pvt_mtl_perception.demo.child"
+
 
 class ChildError(RuntimeError):
     """A child failed or did not get ready; the message has its last lines and the file with all of them."""
@@ -44,7 +46,7 @@ class Child:
         self._log = log
         with log.open("wb") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "pvt_mtl_perception.demo.child", module, *arguments],
+                [sys.executable, "-m", _CHILD, str(os.getpid()), module, *arguments],
                 env={**environment, "PYTHONUNBUFFERED": "1"},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
