@@ -71,10 +71,12 @@ class Frame:
 
 
 class ImageGate(CallbackGroup):
-    """A callback group whose subscription is served only while the gate is open.
+    """A callback group whose subscription, with its events, is served only while the gate is open.
 
     A closed gate leaves images in the middleware, whose queue of one keeps the newest. Taking each image of
     a 1080p stream costs 2 ms with the interpreter locked, for images that are never looked at.
+
+    The events cannot be served alone: they wake the executor for as long as an image waits to be taken.
     """
 
     def __init__(self, is_open: Callable[[], bool]) -> None:
@@ -82,12 +84,12 @@ class ImageGate(CallbackGroup):
         self._is_open = is_open
 
     def can_execute(self, entity: Any) -> bool:
-        """True for the subscription's events, and for the subscription while the gate is open."""
-        return not isinstance(entity, Subscription) or self._is_open()
+        """Whether the gate is open."""
+        return self._is_open()
 
     def beginning_execution(self, entity: Any) -> bool:
         """As ``can_execute``; the executor asks again right before it takes."""
-        return self.can_execute(entity)
+        return self._is_open()
 
     def ending_execution(self, entity: Any) -> None:
         """Nothing to give back."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -257,6 +259,19 @@ def test_nothing_is_computed_while_nobody_listens(client: RosClient) -> None:
     assert int(after["frames nobody wanted"]) > int(before["frames nobody wanted"])
     assert "nobody has subscribed" in after["message"]
     assert after["level"] == "OK"
+
+
+def test_a_node_that_nobody_listens_to_rests(client: RosClient, node: Any) -> None:
+    def processor_seconds() -> float:
+        fields = Path(f"/proc/{node.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    client.camera_values("/image", lambda values: values["subscribed outputs"] == "")
+    began, before = time.monotonic(), processor_seconds()
+    for _ in range(3):
+        client.node_values()
+    share = (processor_seconds() - before) / (time.monotonic() - began)
+    assert share < 0.3, "an image that waits must not keep the executor awake"
 
 
 def test_diagnostics_report_rates_latency_and_model(
