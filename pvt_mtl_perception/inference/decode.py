@@ -11,6 +11,12 @@ from torch import Tensor
 from torchvision.ops import batched_nms
 
 from pvt_mtl_perception.inference.preprocess import LetterboxGeometry
+from pvt_mtl_perception.model.anchors import (
+    anchor_points,
+    distances_to_boxes,
+    expected_distances,
+    flatten_levels,
+)
 from pvt_mtl_perception.model.heads import DetectionOutput
 from pvt_mtl_perception.result import Classification, Detections, Segmentation
 
@@ -45,46 +51,6 @@ class DetectionSettings:
             raise ValueError(f"max_detections is {self.max_detections}; it must lie in 1..{MAX_CANDIDATES}")
 
 
-def anchor_points(
-    sizes: Sequence[tuple[int, int]], strides: Sequence[int], device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """The centres of all cells of a pyramid, level by level and row by row.
-
-    Args:
-        sizes: (height, width) of each level in cells.
-        strides: of each level in input pixels.
-
-    Returns:
-        float32 (A, 2), x and y in input pixels, and float32 (A,), each point's stride.
-    """
-    points, point_strides = [], []
-    for (height, width), stride in zip(sizes, strides, strict=True):
-        y = (torch.arange(height, device=device, dtype=torch.float32) + 0.5) * stride
-        x = (torch.arange(width, device=device, dtype=torch.float32) + 0.5) * stride
-        points.append(torch.stack((x.repeat(height), y.repeat_interleave(width)), dim=1))
-        point_strides.append(torch.full((height * width,), float(stride), device=device))
-    return torch.cat(points), torch.cat(point_strides)
-
-
-def expected_distances(distribution_logits: Tensor) -> Tensor:
-    """Distances from the logits of their distributions (Li 2020, eq. 4 and 5).
-
-    Args:
-        distribution_logits: (..., 4 (reg_max + 1)) for left, top, right and bottom.
-
-    Returns:
-        float32 (..., 4), in strides, 0..reg_max.
-    """
-    bins = distribution_logits.shape[-1] // 4
-    probabilities = distribution_logits.float().reshape(*distribution_logits.shape[:-1], 4, bins).softmax(-1)
-    return torch.matmul(probabilities, torch.arange(bins, device=probabilities.device, dtype=torch.float32))
-
-
-def boxes_from_distances(points: Tensor, distances: Tensor) -> Tensor:
-    """``xyxy`` (..., 4) around points (..., 2) at distances (..., 4) left, top, right, bottom; one unit."""
-    return torch.cat((points - distances[..., :2], points + distances[..., 2:]), dim=-1)
-
-
 def decode_detection(
     output: DetectionOutput,
     strides: Sequence[int],
@@ -105,8 +71,7 @@ def decode_detection(
     Returns:
         B detections in source pixels, sorted by falling score.
     """
-    logits = torch.cat([level.permute(0, 2, 3, 1).flatten(1, 2) for level in output.logits], dim=1)
-    distances = torch.cat([level.permute(0, 2, 3, 1).flatten(1, 2) for level in output.distances], dim=1)
+    logits, distances = flatten_levels(output.logits), flatten_levels(output.distances)
     device = logits.device
     sizes = [(level.shape[2], level.shape[3]) for level in output.logits]
     points, point_strides = anchor_points(sizes, strides, device)
@@ -124,7 +89,7 @@ def decode_detection(
     scores = scores[candidates]
 
     distances_input = expected_distances(distances[image, anchor]) * point_strides[anchor, None]
-    boxes_input = boxes_from_distances(points[anchor], distances_input)
+    boxes_input = distances_to_boxes(points[anchor], distances_input)
     scales = torch.tensor([g.scale * 2 for g in geometries], device=device)
     limits = torch.tensor([(g.source_width, g.source_height) * 2 for g in geometries], device=device)
     boxes_source = (boxes_input * scales[image]).clamp(min=0).minimum(limits[image])

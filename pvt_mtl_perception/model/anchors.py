@@ -33,7 +33,7 @@ def anchor_points(
 
 def flatten_levels(maps: Sequence[Tensor]) -> Tensor:
     """Maps (B, K, h, w) of all levels to (B, A, K) in the order of ``anchor_points``."""
-    return torch.cat([m.flatten(2) for m in maps], dim=2).transpose(1, 2)
+    return torch.cat([m.permute(0, 2, 3, 1).flatten(1, 2) for m in maps], dim=1)
 
 
 def expected_distances(distributions: Tensor) -> Tensor:

@@ -12,15 +12,13 @@ from pvt_mtl_perception.inference import decode
 from pvt_mtl_perception.inference.decode import (
     MAX_CANDIDATES,
     DetectionSettings,
-    anchor_points,
-    boxes_from_distances,
     decode_classification,
     decode_detection,
     decode_segmentation,
     enlarged_argmax,
-    expected_distances,
 )
 from pvt_mtl_perception.inference.preprocess import LetterboxGeometry, letterbox_geometry
+from pvt_mtl_perception.model.anchors import anchor_points, distances_to_boxes, expected_distances
 from pvt_mtl_perception.model.heads import DetectionOutput
 from pvt_mtl_perception.result import Detections
 
@@ -244,7 +242,7 @@ def test_expected_distances_are_means_of_their_distributions() -> None:
     logits[0, 2] = 0  # uniform
     logits[0, 3, 0], logits[0, 3, 16] = math.log(0.25), math.log(0.75)
     np.testing.assert_allclose(expected_distances(logits.flatten(1))[0], [5, 2.5, 8, 12], rtol=1e-6)
-    boxes = boxes_from_distances(torch.tensor([[100.0, 50.0]]), torch.tensor([[1.0, 2.0, 3.0, 4.0]]))
+    boxes = distances_to_boxes(torch.tensor([[100.0, 50.0]]), torch.tensor([[1.0, 2.0, 3.0, 4.0]]))
     assert boxes.tolist() == [[99, 48, 103, 54]]
 
 
