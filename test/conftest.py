@@ -29,6 +29,9 @@ PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES
 for _variable in PROFILE_VARIABLES:
     os.environ.setdefault(_variable, str(FASTDDS_PROFILE))
 os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+# Tests run several processes on few cores. OpenMP threads that share a core wait for each other in a spin;
+# a frame then takes seconds.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A background job of a shell ignores SIGINT and would hand that on to every child it is to stop.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
