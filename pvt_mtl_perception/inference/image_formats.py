@@ -121,7 +121,9 @@ def decode_compressed(format: str, data: Any) -> Image:
     if "compresseddepth" in format.lower():
         raise ValueError(f"compressed image format {format!r} is a depth image; jpeg or png is needed")
     buffer: Image = np.frombuffer(data, np.uint8)
-    pixels: Any = cv2.imdecode(buffer, cv2.IMREAD_COLOR) if buffer.size else None
+    # Turned by its EXIF orientation, an image would no longer fit its camera's calibration.
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    pixels: Any = cv2.imdecode(buffer, flags) if buffer.size else None
     if pixels is None:
         raise ValueError(f"{buffer.size} bytes with the compressed image format {format!r} do not decode")
     # image_transport puts RGB values where the codec expects BGR when it says so after "compressed".

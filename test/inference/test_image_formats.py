@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import array
+import io
 
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from pvt_mtl_perception.inference.image_formats import (
     ENCODINGS,
@@ -156,6 +158,14 @@ def test_rgb_values_inside_the_codec_are_not_swapped(rgb: np.ndarray) -> None:
 def test_gray_jpeg_becomes_three_channels() -> None:
     data = cv2.imencode(".png", np.full((4, 5), 77, np.uint8))[1].tobytes()
     assert decode_compressed("mono8; png compressed ", data).tolist() == np.full((4, 5, 3), 77).tolist()
+
+
+def test_an_exif_orientation_does_not_turn_the_image() -> None:
+    file = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    Image.fromarray(smooth_rgb()).save(file, "jpeg", exif=exif)
+    assert decode_compressed("jpeg", file.getvalue()).shape == smooth_rgb().shape
 
 
 def test_corrupt_and_empty_data_are_refused() -> None:
