@@ -21,7 +21,7 @@ class SourceConfig:
     Attributes:
         kind: reader.
         ratio: share of the samples drawn from it, relative to the other sources.
-        root: folder of a data set on disk.
+        root: folder of a data set on disk; ``$NAME`` stands for an environment variable.
         split: ``train`` or ``test`` for synthetic scenes; ``fit``, ``held_out`` or ``all`` for CamVid.
         optional: leave the source out, saying so, where ``root`` does not exist.
         frames: size of a synthetic source, which has no natural end: the pool that training draws from

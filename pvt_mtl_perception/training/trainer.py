@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import signal
 import time
 from collections.abc import Iterator, Mapping
@@ -48,9 +49,10 @@ def open_source(source: SourceConfig) -> SampleSource | None:
         return SyntheticDataset(cast(Any, source.split), size=source.frames, keep=source.split == "train")
     if source.root is None:
         raise ValueError(f"data source {source.kind!r} needs the key 'root'")
-    if source.optional and not Path(source.root).is_dir():
+    root = Path(os.path.expandvars(source.root))
+    if source.optional and not root.is_dir():
         return None
-    return CamVidDataset(source.root, split=cast(Any, source.split))
+    return CamVidDataset(root, split=cast(Any, source.split))
 
 
 def task_losses(
