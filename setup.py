@@ -49,9 +49,10 @@ setup(
     # are the system's: install with --no-deps there.
     install_requires=[
         "av>=12",
-        "jsonargparse>=4.35",
+        "jsonargparse>=4.49",
         "numpy>=1.26",
         "opencv-python-headless>=4.6",
+        "pillow>=10.1",
         "PyYAML>=6",
         "rosbags>=0.10",
         "safetensors>=0.4",
