@@ -12,7 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
@@ -54,19 +54,18 @@ _SUCCESS = TransitionCallbackReturn.SUCCESS
 _FAILURE = TransitionCallbackReturn.FAILURE
 _ERROR = TransitionCallbackReturn.ERROR
 
-_Node = TypeVar("_Node", bound=LifecycleNode)
-_Transition = Callable[[_Node, LifecycleState], TransitionCallbackReturn]
+_Transition = Callable[["PerceptionNode", LifecycleState], TransitionCallbackReturn]
 
 
-def _logged(transition: _Transition[_Node]) -> _Transition[_Node]:
-    """A transition whose exceptions are logged; rclpy turns them into ERROR without a word."""
+def _reported(transition: _Transition) -> _Transition:
+    """A transition whose exceptions are reported; rclpy turns them into ERROR without a word."""
 
     @functools.wraps(transition)
-    def wrapper(self: _Node, state: LifecycleState) -> TransitionCallbackReturn:
+    def wrapper(self: PerceptionNode, state: LifecycleState) -> TransitionCallbackReturn:
         try:
             return transition(self, state)
         except Exception as error:
-            self.get_logger().error(f"{transition.__name__}: {type(error).__name__}: {error}")
+            self.report_fault(f"{transition.__name__} failed: {error}")
             return _ERROR
 
     return wrapper
@@ -146,7 +145,7 @@ class PerceptionNode(LifecycleNode):
                 f"ros2 lifecycle set {self.get_fully_qualified_name()} configure (and activate)"
             )
 
-    @_logged
+    @_reported
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Loads the model and advertises the topics; on failure the node stays unconfigured."""
         self._settings = parameters.read(self)
@@ -159,15 +158,19 @@ class PerceptionNode(LifecycleNode):
             ]
         except Exception as error:  # a file, a device or a QoS override: the user's to correct
             self._release()
-            if self.context.ok():
-                self._fault = f"cannot configure: {error}"
-                self.get_logger().error(self._fault)
+            self.report_fault(f"cannot configure: {error}")
             return _FAILURE
         self.get_logger().info(
             f"configured: {self._predictor.model_name} ({', '.join(self._predictor.tasks)}) "
             f"on {self._predictor.device} in {self._predictor.precision}"
         )
         return super().on_configure(state)
+
+    def report_fault(self, reason: str) -> None:
+        """Says in the log, and in /diagnostics until the next configuration, why a transition failed."""
+        if self.context.ok():  # everything fails while the node is being shut down
+            self._fault = reason
+            self.get_logger().error(reason)
 
     def _load_predictor(self) -> Predictor:
         from pvt_mtl_perception.inference.predictor import Predictor
@@ -187,7 +190,7 @@ class PerceptionNode(LifecycleNode):
         predictor.warm_up([(720, 1280)] * len(settings.cameras))
         return predictor
 
-    @_logged
+    @_reported
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Subscribes to the cameras and starts the worker."""
         result = super().on_activate(state)
@@ -228,25 +231,25 @@ class PerceptionNode(LifecycleNode):
         )
         self.get_logger().info(f"subscribed to {camera.subscription.topic_name} ({qos.describe(profile)})")
 
-    @_logged
+    @_reported
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stops taking images; the batch in work is finished first. The model stays in memory."""
         self._stop_working()
         return super().on_deactivate(state)
 
-    @_logged
+    @_reported
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Frees the model and its device memory, and takes the topics from the graph."""
         self._release()
         return super().on_cleanup(state)
 
-    @_logged
+    @_reported
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stops and frees everything, from any state."""
         self._release()
         return super().on_shutdown(state)
 
-    @_logged
+    @_reported
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Back to unconfigured with everything freed, so that the node can be configured again."""
         self._release()

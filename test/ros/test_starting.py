@@ -127,3 +127,20 @@ def test_without_a_usable_model_an_autostarting_node_says_so_and_waits(
     node.wait_for(r"\[ERROR\].*not started.*ros2 lifecycle set /perception_node configure", TIMEOUT)
     assert client.state() == "unconfigured"
     assert node.stop(TIMEOUT) == 0, node.output
+
+
+def test_an_override_that_is_no_qos_fails_the_transition_and_not_the_node(
+    start_node: Any, client: RosClient, checkpoint: Path
+) -> None:
+    node = start_node(
+        model_path=checkpoint,
+        device="cpu",
+        **{"qos_overrides./image.subscription.reliability": "sometimes"},
+    )
+    node.wait_for(r"\[ERROR\].*on_activate failed: .*sometimes", START_TIMEOUT)
+    values = client.node_values(
+        lambda values: values["level"] == "ERROR" and "sometimes" in values["message"]
+    )
+    assert (values["level"], values["state"], values["model"]) == ("ERROR", "unconfigured", "")
+    assert client.node.count_publishers("/detections") == 0
+    assert node.stop(TIMEOUT) == 0, node.output
