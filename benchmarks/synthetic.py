@@ -17,10 +17,28 @@ from pvt_mtl_perception.data.synthetic.world import World
 
 # Painters that the frame calls, and the method that builds the static world.
 _STAGES = (
-    "paint_sky", "paint_background", "paint_ground", "light_ground", "reflect_wet_ground", "paint_building",
-    "paint_barrier", "paint_tree", "paint_vehicle", "paint_person", "paint_bicycle", "paint_sign", "paint_signal",
-    "paint_lamp", "paint_block", "paint_gantry", "reflect_object", "add_glow", "add_weather", "expose", "read_boxes",
-)  # fmt: skip
+    "paint_sky",
+    "paint_background",
+    "paint_ground",
+    "light_ground",
+    "reflect_wet_ground",
+    "paint_building",
+    "paint_barrier",
+    "paint_tree",
+    "paint_vehicle",
+    "paint_person",
+    "paint_bicycle",
+    "paint_sign",
+    "paint_signal",
+    "paint_lamp",
+    "paint_block",
+    "paint_gantry",
+    "reflect_object",
+    "add_glow",
+    "add_weather",
+    "expose",
+    "read_boxes",
+)
 
 
 def _timed(
@@ -59,11 +77,9 @@ def main() -> None:
     number: dict[str, int] = defaultdict(int)
     for name in _STAGES:
         setattr(stages, name, _timed(getattr(stages, name), name, spent, number))
-    for method in ("chunk", "moving"):
-        call = getattr(World, method)
-        if method == "moving":
-            call = (lambda inner: lambda *a: list(inner(*a)))(call)
-        setattr(World, method, _timed(call, f"World.{method}", spent, number))
+    moving = World.moving
+    World.chunk = _timed(World.chunk, "World.chunk", spent, number)
+    World.moving = _timed(lambda *place: list(moving(*place)), "World.moving", spent, number)
     start = time.process_time()
     for seed in tqdm(seeds, desc="stages", unit="frame"):
         stages.render_frame(seed, *size)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -18,7 +18,6 @@ from pvt_mtl_perception.data.synthetic.textures import Bytes, Sprite
 # Sixteenths of a pixel, the fixed point that OpenCV's polygon painters take.
 SHIFT = 4
 _ONE = 1 << SHIFT
-_FAR_AWAY = 20000.0 * _ONE
 FIRST_INSTANCE = 32
 LAST_INSTANCE = 254
 
@@ -31,8 +30,7 @@ def above(cover: Bytes, limit: int) -> Bytes:
     return cv2.threshold(cover, limit, 255, cv2.THRESH_BINARY)[1]
 
 
-@dataclass(frozen=True)
-class Instance:
+class Instance(NamedTuple):
     """One painted object.
 
     Attributes:
@@ -46,8 +44,7 @@ class Instance:
     extent: tuple[int, int, int, int]
 
 
-@dataclass(frozen=True)
-class Glow:
+class Glow(NamedTuple):
     """A lamp that shines into the lens: pixel, radius in pixels, RGB and the id the pixel must still have."""
 
     x: float
@@ -90,8 +87,8 @@ class Canvas:
     @staticmethod
     def to_fixed(points: Floats) -> Fixed:
         """Homogeneous pixels (N, 3) before the near plane to fixed point (N, 2)."""
-        pixels = points[:, :2] * (_ONE / points[:, 2:])
-        return np.clip(pixels, -_FAR_AWAY, _FAR_AWAY).astype(np.int32)
+        # Even 100 m to the side at the near plane is far from the limit of 32 bits.
+        return (points[:, :2] * (_ONE / points[:, 2:])).astype(np.int32)
 
     def polygon(self, points: Floats, color: Color, id: int | None = None, convex: bool = False) -> None:
         """Paints a polygon given in homogeneous pixels (N, 3), clipped at the near plane."""
@@ -224,19 +221,17 @@ class Canvas:
 
     def _place(self, x0: float, y0: float, x1: float, y1: float) -> _Place | None:
         """Where a billboard spanning the box meets the frame; None where it does not or is a speck."""
-        left, top = max(0, round(x0)), max(0, round(y0))
-        right, bottom = min(self.width, round(x1)), min(self.height, round(y1))
-        if right - left < 1 or bottom - top < 1 or x1 - x0 < 1.5 or y1 - y0 < 1.5:
+        left, top, right, bottom = round(x0), round(y0), round(x1), round(y1)
+        if x1 - x0 < 1.5 or y1 - y0 < 1.5:
             return None
-        return _Place(
-            (slice(top, bottom), slice(left, right)),
-            (
-                (left - x0) / (x1 - x0),
-                (top - y0) / (y1 - y0),
-                (right - x0) / (x1 - x0),
-                (bottom - y0) / (y1 - y0),
-            ),
-        )
+        if left >= 0 and top >= 0 and right <= self.width and bottom <= self.height:
+            return _Place((slice(top, bottom), slice(left, right)), (right - left, bottom - top), None)
+        left, top, right, bottom = max(0, left), max(0, top), min(self.width, right), min(self.height, bottom)
+        if right <= left or bottom <= top:
+            return None
+        across, down = 1 / (x1 - x0), 1 / (y1 - y0)
+        part = ((left - x0) * across, (top - y0) * down, (right - x0) * across, (bottom - y0) * down)
+        return _Place((slice(top, bottom), slice(left, right)), (right - left, bottom - top), part)
 
     def textured_quad(self, pixels: Floats, tile: Bytes, source: Floats, id: int) -> None:
         """Paints a tile on a quadrilateral.
@@ -270,26 +265,25 @@ class Canvas:
         cv2.fillConvexPoly(self.ids, fixed, id, cv2.LINE_8, SHIFT)
 
 
-@dataclass(frozen=True)
-class _Place:
+class _Place(NamedTuple):
     """Part of a billboard that lies in the frame.
 
     Attributes:
         target: rows and columns of the frame.
-        share: left, top, right and bottom of the part as shares of the billboard.
+        size: width and height of the part in pixels.
+        part: left, top, right and bottom as shares of the billboard; None for the whole.
     """
 
     target: tuple[slice, slice]
-    share: tuple[float, float, float, float]
+    size: tuple[int, int]
+    part: tuple[float, float, float, float] | None
 
     def cut(self, picture: Bytes) -> Bytes:
         """The part of a picture of the whole billboard, at the frame's scale."""
-        rows, columns = self.target
-        size = (columns.stop - columns.start, rows.stop - rows.start)
-        left, top, right, bottom = self.share
-        if left > 0.01 or top > 0.01 or right < 0.99 or bottom < 0.99:
+        if self.part is not None:
+            left, top, right, bottom = self.part
             height, width = picture.shape[:2]
             u0, v0 = min(width - 1, max(0, int(left * width))), min(height - 1, max(0, int(top * height)))
             u1, v1 = max(u0 + 1, round(right * width)), max(v0 + 1, round(bottom * height))
             picture = picture[v0:v1, u0:u1]
-        return np.asarray(cv2.resize(picture, size))
+        return cv2.resize(picture, self.size)

@@ -136,8 +136,7 @@ def expose(image: Bytes, dice: Dice, noise: int) -> Bytes:
     if kind < 0.2:
         image = cv2.GaussianBlur(image, (3, 3), 0)
     elif kind < 0.28:
-        small = cv2.resize(image, None, fx=0.66, fy=0.66, interpolation=cv2.INTER_AREA)
-        image = cv2.resize(small, (width, height))
+        image = cv2.GaussianBlur(image, (5, 5), 0.9)
     if dice.chance(0.35):
         y = np.linspace(-1, 1, height, dtype=np.float32)[:, None] ** 2
         x = np.linspace(-1, 1, width, dtype=np.float32)[None, :] ** 2

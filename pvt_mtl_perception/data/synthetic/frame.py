@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -46,7 +47,6 @@ from pvt_mtl_perception.data.synthetic.things import (
     Building,
     Chunk,
     Cycle,
-    Gantry,
     Lamp,
     Moving,
     Sign,
@@ -62,8 +62,8 @@ MIN_VISIBLE = 0.25
 MIN_AREA = 24
 MIN_SIDE = 3
 _REFERENCE_AREA = 640 * 384
-_VIEW = 9
-_FURNITURE_VIEW = 120.0
+# Chunks that are painted, and those of them with small things.
+_VIEW, _NEAR_VIEW = 9, 6
 
 
 @dataclass(frozen=True)
@@ -202,43 +202,27 @@ def _tunnel_shell(canvas: Canvas, world: World, s: float) -> None:
                 canvas.flat([p[:2] for p in spots], tone, WALL)
 
 
-# How far a thing reaches sideways from its place, metres: what is farther out of view is not painted.
-_REACH = {Lamp: 3.0, Sign: 1.0, Gantry: 40.0, Signal: 7.0, Cycle: 1.3, Walker: 0.8}
-
-
-def _reach(thing: Thing) -> float:
-    if isinstance(thing, Vehicle):
-        return 0.6 * thing.length + 0.5
-    if isinstance(thing, Tree):
-        return 0.5 * thing.width
-    if isinstance(thing, Block):
-        return abs(thing.d1 - thing.d0) + 1.0
-    return _REACH[type(thing)]
-
-
-def _in_view(canvas: Canvas, world: World, s: float, things: list[Thing]) -> list[tuple[float, float, Thing]]:
-    """Things that may show, with their s and d, the farthest first."""
+def _in_view(
+    canvas: Canvas, world: World, s: float, things: Sequence[Thing]
+) -> dict[int, list[tuple[float, float, Thing]]]:
+    """Things that may show, with their s and d, by chunk and the farthest first."""
+    ordered: dict[int, list[tuple[float, float, Thing]]] = defaultdict(list)
     if not things:
-        return []
-    places = [
-        (x.s0, x.d0, x.d1 - x.d0)
-        if isinstance(x, Block)
-        else (x.s, x.d1 if isinstance(x, Gantry) else x.d, 0.0)
-        for x in things
-    ]
-    array = np.array(places)
-    reach = np.array([_reach(x) for x in things])
-    spots = canvas.camera.project(world.road.place(array[:, 0], array[:, 1]))
+        return ordered
+    footings = [x.footing for x in things]
+    place_s, place_d, reach, far = np.array(footings).T
+    spots = canvas.camera.project(world.road.place(place_s, place_d))
     depth = spots[:, 2]
     inner = np.maximum(depth, 1.0)
-    u, margin = spots[:, 0] / inner, reach * canvas.camera.focal / inner
-    seen = (array[:, 0] > s + 2.0) & (depth > -8.0) & (u + margin > 0) & (u - margin < canvas.width)
-    # What begins beside the camera, such as a canopy, may reach into view farther on.
-    seen |= (np.array([isinstance(x, Block) for x in things])) & (array[:, 0] < s + 30.0)
-    seen &= (depth < _FURNITURE_VIEW) | np.array([isinstance(x, Tree | Vehicle | Gantry) for x in things])
+    u, margin = spots[:, 0] / inner, reach * (canvas.camera.focal / inner)
+    ahead = (place_s > s + 2.0) | ((reach > 6.0) & (place_s > s - 20.0))
+    seen = ahead & (depth < far) & (u + margin > 0) & (u - margin < canvas.width)
+    # Beside the camera a long thing may reach into view farther on.
+    seen |= ahead & (depth < 1.0) & (depth > -20.0) & (reach > 6.0)
     chosen = np.flatnonzero(seen)
-    order = chosen[np.argsort(-array[chosen, 0], kind="stable")].tolist()
-    return [(places[i][0], places[i][1], things[i]) for i in order]
+    for i in chosen[np.argsort(-place_s[chosen], kind="stable")].tolist():
+        ordered[math.floor(footings[i][0] / CHUNK)].append((footings[i][0], footings[i][1], things[i]))
+    return ordered
 
 
 def paint(
@@ -254,7 +238,7 @@ def paint(
     camera, s = _camera(world, view, t, width, height)
     canvas = Canvas(camera, light)
     first = math.floor(s / CHUNK)
-    chunks = [world.chunk(i) for i in range(first, first + _VIEW)]
+    chunks = [world.chunk(i, i < first + _NEAR_VIEW) for i in range(first, first + _VIEW)]
     dynamic = list(world.moving(t, s + 2.0, s + (180.0 if world.scene == "highway" else 100.0)))
     near: list[Thing] = [x for chunk in chunks[:4] for x in chunk.things]
     near += [x for x in dynamic if x.s < s + 80]
@@ -286,9 +270,8 @@ def _paint_uprights(
     """Buildings, barriers and things, chunk by chunk from far to near."""
     light = canvas.light
     direction: Triple = tuple(light.sun_direction.tolist())
-    by_chunk: dict[int, list[Thing]] = {chunk.number: list(chunk.things) for chunk in chunks}
-    for mover in dynamic:
-        by_chunk.setdefault(math.floor(mover.s / CHUNK), []).append(mover)
+    things = [x for chunk in chunks for x in chunk.things]
+    by_chunk = _in_view(canvas, world, s, [*things, *dynamic])
     for position in reversed(range(len(chunks))):
         chunk = chunks[position]
         for building in sorted(chunk.buildings, key=lambda b: -b.s0):
@@ -298,7 +281,7 @@ def _paint_uprights(
         for barrier in chunk.barriers:
             if barrier.d != 0.0:
                 paint_barrier(canvas, barrier, world.road, world.split)
-        ordered = _in_view(canvas, world, s, by_chunk[chunk.number])
+        ordered = by_chunk[chunk.number]
         shading: list[Building] = []
         if light.casts_shadows:
             shading = [b for c in chunks[max(0, position - 1) : position + 2] for b in c.buildings]
@@ -340,25 +323,21 @@ def read_boxes(
     boxes: list[tuple[int, int, int, int]] = []
     labels: list[int] = []
     ignored: list[tuple[int, int, int, int]] = []
-    for position, instance in enumerate(instances):
-        x0, y0, x1, y1 = instance.extent
+    for position, (label, area, (x0, y0, x1, y1)) in enumerate(instances):
         if mirrored:
             x0, x1 = width - x1, width - x0
         if x1 <= x0 or y1 <= y0:
             continue
-        mask = ids[y0:y1, x0:x1] == FIRST_INSTANCE + position
-        columns = mask.any(0)
-        if not columns.any():
+        number = FIRST_INSTANCE + position
+        mask = cv2.inRange(ids[y0:y1, x0:x1], number, number)
+        seen = cv2.countNonZero(mask)
+        if not seen:
             continue
-        rows = mask.any(1)
-        left, right = int(columns.argmax()), len(columns) - int(columns[::-1].argmax())
-        top, bottom = int(rows.argmax()), len(rows) - int(rows[::-1].argmax())
-        area = np.count_nonzero(mask)
-        box = (x0 + left, y0 + top, x0 + right, y0 + bottom)
-        shown = area >= MIN_VISIBLE * instance.area
-        if shown and area >= min_area and min(right - left, bottom - top) >= min_side:
+        left, top, wide, tall = cv2.boundingRect(mask)
+        box = (x0 + left, y0 + top, x0 + left + wide, y0 + top + tall)
+        if seen >= MIN_VISIBLE * area and seen >= min_area and min(wide, tall) >= min_side:
             boxes.append(box)
-            labels.append(instance.label)
+            labels.append(label)
         else:
             ignored.append(box)
     return (

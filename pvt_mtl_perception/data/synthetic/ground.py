@@ -86,7 +86,7 @@ def paint_ground(canvas: Canvas, world: World, s: float, chunks: Sequence[Chunk]
     """Paints everything that lies flat, in full light, from the horizon to the lower edge."""
     ground, layout = _Ground(canvas, world, s), world.layout
     colors = {
-        ROAD: ground.lit(world.asphalt_color, 0.35),
+        ROAD: ground.lit(world.asphalt_color, world.snow_on_road),
         SIDEWALK: ground.lit(world.paving_color, 0.75),
         TERRAIN: ground.lit(world.grass_color, 0.95),
     }
@@ -116,7 +116,7 @@ def paint_ground(canvas: Canvas, world: World, s: float, chunks: Sequence[Chunk]
 def _paints(ground: _Ground) -> tuple[Color, Color]:
     """White and yellow paint as worn as this road's is."""
     worn = (0.25 + 0.5 * (ground.world.style % 7) / 7) * (1 - 0.6 * ground.canvas.light.snow)
-    road = ground.lit(ground.world.asphalt_color, 0.35)
+    road = ground.lit(ground.world.asphalt_color, ground.world.snow_on_road)
 
     def mixed(color: Color, share: float) -> Color:
         a, b, c = (r + (p - r) * share for r, p in zip(road, ground.lit(color), strict=True))

@@ -57,12 +57,17 @@ def light_ground(
     hazy = int(np.count_nonzero(clear < 0.985))
     if hazy:
         column = np.rint(255 * clear[:hazy, None]).astype(np.uint8)
-        shade[:hazy] = cv2.multiply(shade[:hazy], cv2.resize(column, (canvas.width, hazy)), scale=1 / 255)
+        shade[:hazy] = cv2.multiply(shade[:hazy], _widen(column, canvas.width), scale=1 / 255)
     region = canvas.image[row:]
     cv2.multiply(region, cv2.merge([shade, shade, shade]), region, scale=1 / neutral)
     if hazy:
         air = np.rint((1 - clear[:hazy, None, None]) * light.fog_color).astype(np.uint8)
-        cv2.add(region[:hazy], cv2.resize(air, (canvas.width, hazy)), region[:hazy])
+        cv2.add(region[:hazy], _widen(air, canvas.width), region[:hazy])
+
+
+def _widen(column: Bytes, width: int) -> Bytes:
+    """A column of pixels repeated to the width of the image."""
+    return cv2.resize(column, (width, column.shape[0]), interpolation=cv2.INTER_NEAREST)
 
 
 def _plane_homography(

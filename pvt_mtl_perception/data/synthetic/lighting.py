@@ -203,7 +203,8 @@ def make_light(conditions: Conditions, dice: Dice) -> Light:
     else:
         ambient = np.array([0.17, 0.155, 0.16]) * dice.uniform(0.7, 1.4)
         top, horizon = np.array([9.0, 11.0, 24.0]), np.array([40.0, 35.0, 40.0]) * dice.uniform(0.5, 1.6)
-        cloud, cloud_dark = horizon * 1.1, horizon * 0.6
+        # Clouds over a town are lit from below.
+        cloud, cloud_dark = horizon * 1.5 + 6.0, horizon * 0.8
         cover = 0.0 if weather == "clear" else (0.4 if weather == "partly cloudy" else 0.7)
         if weather in ("overcast", "rainy", "snowy", "foggy"):
             top = horizon * 0.7
@@ -217,9 +218,11 @@ def make_light(conditions: Conditions, dice: Dice) -> Light:
         fog_density = dice.uniform(0.002, 0.007)
     elif weather == "snowy":
         fog_density = dice.uniform(0.002, 0.009)
-    fog = horizon * (0.95 if weather == "foggy" else 0.9)
+    fog = 0.9 * horizon
     if weather == "foggy":
-        top = 0.8 * horizon + 0.2 * top
+        # Fog scatters the colour of the low sun away and hides the clouds.
+        horizon = 0.65 * horizon.mean() + 0.35 * horizon
+        fog, top, cover = horizon, 0.85 * horizon + 0.15 * top, 0.0
     if conditions.scene == "tunnel":
         ambient = np.array(
             dice.pick(((0.62, 0.50, 0.30), (0.55, 0.55, 0.52), (0.5, 0.55, 0.58)))
@@ -236,7 +239,7 @@ def make_light(conditions: Conditions, dice: Dice) -> Light:
         sun_direction=direction,
         fog_color=np.minimum(fog * sky_scale, 250.0),
         fog_density=fog_density,
-        headlights=dice.uniform(0.25, 0.5) * exposure if time == "night" else 0.0,
+        headlights=dice.uniform(0.14, 0.32) * exposure if time == "night" else 0.0,
         sky_top=top * sky_scale,
         sky_horizon=horizon * sky_scale,
         cloud=cloud * sky_scale,

@@ -30,7 +30,7 @@ from pvt_mtl_perception.data.synthetic.world import World
 _TOWARDS = (0.0, -1.0, 0.0)
 _LEAVES = (0.0, -0.6, 0.8)
 # Surfaces narrower than this in pixels get one colour instead of a texture.
-_TEXTURED = 5.0
+_TEXTURED = 8.0
 
 
 def horizon_row(canvas: Canvas) -> float:
@@ -154,6 +154,10 @@ def _wall(
     if used < 0.6 * day.shape[1]:
         first = min(int(offset), day.shape[1] - used)
         day, glow, offset = day[:, first : first + used], glow[:, first : first + used], 0.0
+    if lower == building.floors:
+        first = int(top_row)
+        day, glow = day[first : round(bottom_row)], glow[first : round(bottom_row)]
+        bottom_row, top_row = bottom_row - first, top_row - first
     tile = cv2.transform(day, canvas.light.matrix(normal, depth, building.tint, sunlit))
     if canvas.light.lamps:
         clear = math.exp(-canvas.light.fog_density * depth) * min(1.0, 0.75 * canvas.light.exposure)

@@ -21,8 +21,9 @@ from pvt_mtl_perception.data.synthetic.dice import Dice
 Bytes = npt.NDArray[Any]
 Floats = npt.NDArray[np.floating[Any]]
 
-GROUND_TILE = 1024
-GROUND_METRES = {"near": 12.8, "far": 64.0}
+# Small enough to stay in a core's cache while it is sampled.
+GROUND_TILE = 512
+GROUND_METRES = {"near": 8.0, "far": 64.0}
 BAY, FLOOR = 48, 48
 BAYS, FLOORS = 5, 6
 BAY_METRES, FLOOR_METRES = 2.8, 3.0
@@ -49,22 +50,16 @@ def _noise(split: str, exponent: float, aspect: float) -> Floats:
 
 
 def fractal_noise(dice: Dice, split: str, size: int, exponent: float, aspect: float = 1.0) -> Floats:
-    """Noise with spectrum 1 / f**exponent, mean 0, standard deviation 1, float32 (size, size).
+    """Noise with spectrum 1 / f**exponent, mean 0, standard deviation 1, float32 (size, size), size <= 512.
 
     Pieces of one periodic noise a split and exponent, moved and flipped at random; periodic where ``size``
-    is a multiple of 512.
+    is 512.
 
     Args:
         aspect: > 1 stretches the structure along the rows' direction (axis 0).
     """
     noise = np.roll(_noise(split, exponent, aspect), (dice.integer(0, 512), dice.integer(0, 512)), (0, 1))
     noise = noise[:: dice.pick((-1, 1)), :: dice.pick((-1, 1))]
-    if size > 512:
-        # One more row and column, so that the enlarged noise meets itself at the seam.
-        padded = np.pad(noise, ((0, 1), (0, 1)), mode="wrap")
-        grid = np.arange(size, dtype=np.float32) * (512 / size)
-        columns, rows = np.meshgrid(grid, grid)
-        return np.asarray(cv2.remap(padded, columns, rows, cv2.INTER_LINEAR))
     return noise[:size, :size]
 
 
@@ -79,7 +74,7 @@ def _to_bytes(values: Floats) -> Bytes:
 
 @cache
 def ground_tile(kind: str, split: str, index: int) -> Bytes:
-    """Brightness (1024, 1024) of ground around 128, periodic.
+    """Brightness (512, 512) of ground around 128, periodic.
 
     Kinds: asphalt, paving and grass for ``GROUND_METRES["near"]``, asphalt far and far for the other.
     """
@@ -89,14 +84,9 @@ def ground_tile(kind: str, split: str, index: int) -> Bytes:
     if kind == "asphalt":
         tile = 128 + 9 * fractal_noise(dice, split, size, 1.0) + dice.uniform(6, 15) * _grain(rng, size, size)
         canvas = _to_bytes(tile)
-        for _ in range(dice.integer(2, 7)):
-            points = np.cumsum(rng.normal(0, 24, (24, 2)) + rng.normal(0, 18, 2), 0) + rng.uniform(0, size, 2)
-            cv2.polylines(canvas, [points.astype(np.int32)], False, dice.integer(70, 105), 1, cv2.LINE_AA)
-        for _ in range(dice.integer(0, 4)):
-            x, y = dice.integer(0, size - 260), dice.integer(0, size - 400)
-            w, h = dice.integer(80, 260), dice.integer(80, 400)
-            patch = canvas[y : y + h, x : x + w]
-            canvas[y : y + h, x : x + w] = cv2.convertScaleAbs(patch, alpha=dice.uniform(0.82, 1.12))
+        for _ in range(dice.integer(1, 4)):
+            points = np.cumsum(rng.normal(0, 14, (14, 2)) + rng.normal(0, 8, 2), 0) + rng.uniform(0, size, 2)
+            cv2.polylines(canvas, [points.astype(np.int32)], False, dice.integer(80, 108), 1, cv2.LINE_AA)
         return canvas
     if kind == "asphalt far":
         tile = 128 + 10 * fractal_noise(dice, split, size, 1.1, aspect=6.0) + 5 * _grain(rng, size, size)
@@ -194,15 +184,15 @@ def crown(kind: str, split: str, index: int) -> Sprite:
         for x, y in centers[order]:
             radius = size * rng.uniform(0.11, 0.2)
             shade = 75 + 75 * (1 - y / size) + rng.normal(0, 12)
-            for _ in range(42):
+            for _ in range(64):
                 angle, reach = rng.uniform(0, 2 * math.pi), radius * math.sqrt(rng.uniform(0, 1.15))
                 where = (int(x + reach * math.cos(angle)), int(y - reach * math.sin(angle)))
-                dot = int(rng.uniform(3, 9))
+                dot = int(rng.uniform(2, 7.5))
                 cv2.circle(cover, where, dot, 255, -1)
-                value = shade + 45 * math.sin(angle) * reach / radius + rng.normal(0, 16)
+                value = shade + 45 * math.sin(angle) * reach / radius + rng.normal(0, 20)
                 cv2.circle(light, where, dot, int(np.clip(value, 20, 250)), -1)
     noise = fractal_noise(dice, split, size, 0.8)
-    shaded = light.astype(np.float64) * (1 + 0.22 * noise) + 14 * _grain(rng, size, size)
+    shaded = light.astype(np.float64) * (1 + 0.22 * noise) + 18 * _grain(rng, size, size)
     gaps = (noise < -1.75) & (kind != "bush")
     outline = cover.copy()
     cover[gaps] = 0
@@ -320,6 +310,7 @@ def _window(
     x1, y1 = x + w - 1, y + h - 1
     lit = dice.chance(0.38)
     warm = dice.color(dice.pick(((252, 210, 140), (255, 232, 190), (220, 228, 240))), 18)
+    dimmed = dice.uniform(0.35, 1.0)
     if shape == "arch":
         cv2.ellipse(day, ((x + x1) // 2, y + w // 2), (w // 2 + 2, w // 2 + 2), 0, 180, 360, frame, -1)
         cv2.rectangle(day, (x - 1, y + w // 2), (x1 + 1, y1 + 1), frame, -1)
@@ -343,9 +334,7 @@ def _window(
     cv2.line(day, (x - 2, y1 + 2), (x1 + 2, y1 + 2), tuple(min(255, 1.12 * c) for c in wall), 2)
     cv2.line(day, (x - 2, y1 + 4), (x1 + 2, y1 + 4), tuple(0.68 * c for c in wall), 1)
     if lit:
-        cv2.rectangle(
-            glow, (x + 1, y + 2), (x1 - 1, y1 - 1), tuple(c * dice.uniform(0.35, 1.0) for c in warm), -1
-        )
+        cv2.rectangle(glow, (x + 1, y + 2), (x1 - 1, y1 - 1), tuple(dimmed * c for c in warm), -1)
 
 
 @cache

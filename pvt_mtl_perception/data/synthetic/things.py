@@ -13,6 +13,9 @@ from pvt_mtl_perception.data.synthetic.figures import Person
 from pvt_mtl_perception.data.synthetic.meshes import State
 from pvt_mtl_perception.data.synthetic.textures import FLOOR_METRES
 
+# s, d, how far the thing reaches sideways and at what distance it is no longer painted, metres.
+Footing = tuple[float, float, float, float]
+
 
 class Building(NamedTuple):
     """A house with its street wall at d, between s0 and s1; side is -1 (left) or 1.
@@ -64,6 +67,11 @@ class Tree(NamedTuple):
     trunk: float
     color: Color
 
+    @property
+    def footing(self) -> Footing:
+        """See ``Footing``."""
+        return self.s, self.d, 0.5 * self.width, 130.0 if self.trunk else 70.0
+
 
 class Lamp(NamedTuple):
     """A lamp post; the arm reaches ``arm`` metres to the right."""
@@ -73,6 +81,11 @@ class Lamp(NamedTuple):
     height: float
     arm: float
     color: Color
+
+    @property
+    def footing(self) -> Footing:
+        """See ``Footing``."""
+        return self.s, self.d, 3.0, 120.0
 
 
 class Sign(NamedTuple):
@@ -86,6 +99,11 @@ class Sign(NamedTuple):
     post: bool
     back: bool
 
+    @property
+    def footing(self) -> Footing:
+        """See ``Footing``."""
+        return self.s, self.d, 1.0, 110.0
+
 
 class Gantry(NamedTuple):
     """A beam over the road with boards (d, width, kind)."""
@@ -95,6 +113,11 @@ class Gantry(NamedTuple):
     d1: float
     height: float
     panels: tuple[tuple[float, float, int], ...]
+
+    @property
+    def footing(self) -> Footing:
+        """See ``Footing``."""
+        return self.s, self.d1, 40.0, 220.0
 
 
 class Signal(NamedTuple):
@@ -106,6 +129,11 @@ class Signal(NamedTuple):
     arm: float
     phase: float
     variant: int
+
+    @property
+    def footing(self) -> Footing:
+        """See ``Footing``."""
+        return self.s, self.d, 7.0, 120.0
 
 
 class Block(NamedTuple):
@@ -119,6 +147,11 @@ class Block(NamedTuple):
     z1: float
     color: Color
     id: int
+
+    @property
+    def footing(self) -> Footing:
+        """See ``Footing``."""
+        return self.s0, self.d0, abs(self.d1 - self.d0) + self.s1 - self.s0 + 1.0, 110.0
 
 
 class Vehicle(NamedTuple):
@@ -136,6 +169,11 @@ class Vehicle(NamedTuple):
     state: State
     rider: Person | None
 
+    @property
+    def footing(self) -> Footing:
+        """See ``Footing``."""
+        return self.s, self.d, 0.6 * self.length + 0.5, 180.0 if self.state != "parked" else 90.0
+
 
 class Cycle(NamedTuple):
     """A bicycle, parked or ridden."""
@@ -148,6 +186,11 @@ class Cycle(NamedTuple):
     rider: Person | None
     phase: float
 
+    @property
+    def footing(self) -> Footing:
+        """See ``Footing``."""
+        return self.s, self.d, 1.3, 100.0
+
 
 class Walker(NamedTuple):
     """Somebody on foot."""
@@ -159,6 +202,11 @@ class Walker(NamedTuple):
     person: Person
     phase: float
     standing: bool
+
+    @property
+    def footing(self) -> Footing:
+        """See ``Footing``."""
+        return self.s, self.d, 0.8, 100.0
 
 
 Moving = Vehicle | Cycle | Walker

@@ -102,9 +102,11 @@ class World:
         self.asphalt_color = dice.color((98, 98, 100), 26)
         self.paving_color = dice.color((142, 138, 132), 26)
         self.grass_color = leaf_color(dice, split, 0.15)
+        # Share of the road that lying snow covers, where there is any.
+        self.snow_on_road = dice.uniform(0.2, 0.75)
         self._sway = (dice.uniform(0.5, 3.5), dice.uniform(0.15, 0.4), dice.uniform(0, 2 * math.pi))
         self._tables: dict[int, list[list[float]]] = {}
-        self._chunks: dict[int, Chunk] = {}
+        self._chunks: dict[tuple[int, bool], Chunk] = {}
 
     def ego_s(self, t: float) -> float:
         """The ego vehicle's way along the road at a time in seconds; speed varies smoothly and stays > 0."""
@@ -120,17 +122,19 @@ class World:
         every = self.layout.junction_every
         return every > 0 and (index + self.junction_phase) % every == 0
 
-    def chunk(self, index: int) -> Chunk:
-        """The static content of s in [24 * index, 24 * (index + 1))."""
-        if index not in self._chunks:
+    def chunk(self, index: int, near: bool = True) -> Chunk:
+        """The static content of s in [24 * index, 24 * (index + 1)); far away without the small things."""
+        key = (index, near)
+        if key not in self._chunks:
             if len(self._chunks) > 64:
                 self._chunks.clear()
-            self._chunks[index] = self._make_chunk(index)
-        return self._chunks[index]
+            self._chunks[key] = self._make_chunk(index, near)
+        return self._chunks[key]
 
-    def _make_chunk(self, index: int) -> Chunk:
+    def _make_chunk(self, index: int, near: bool) -> Chunk:
         layout = self.layout
-        dice = Dice(*self._key, 2, index + _CHUNK_OFFSET)
+        # Two streams, so that what is built does not change when the small things are added.
+        dice, small = self.dice(2, index), self.dice(4, index)
         junction = self.is_junction(index)
         if layout.scene == "tunnel":
             return self._tunnel(index, dice)
@@ -143,9 +147,10 @@ class World:
         ):
             self._plots(dice, index, side, line, junction, buildings, things)
             self._barrier(dice, index, side, edge, line, junction, barriers, things)
-            self._roadside(dice, index, side, edge, line, junction, things)
-        if junction:
-            self._signals(dice, index, things)
+            if near:
+                self._roadside(small, index, side, edge, line, junction, things)
+        if junction and near:
+            self._signals(small, index, things)
         if layout.scene == "highway":
             self._motorway(dice, index, barriers, things)
         return Chunk(index, tuple(buildings), tuple(barriers), tuple(things), junction)
