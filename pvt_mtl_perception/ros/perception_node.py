@@ -31,7 +31,7 @@ from rclpy.time import Time
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
-from pvt_mtl_perception.inference.allocator import keep_freed_memory
+from pvt_mtl_perception.inference.process import prepare_process
 from pvt_mtl_perception.paths import shipped_checkpoint
 from pvt_mtl_perception.ros import parameters, qos
 from pvt_mtl_perception.ros.camera import CONFIDENCE, Camera, Frame, ImageGate
@@ -493,7 +493,7 @@ def main(args: Sequence[str] | None = None) -> int:
     # rclpy's own handlers end the spinning. Python's would raise KeyboardInterrupt wherever a second Ctrl-C
     # finds the shutdown.
     signal.signal(signal.SIGINT, lambda *_: stopped.set())
-    keep_freed_memory()
+    prepare_process()
     rclpy.init(args=list(args) if args is not None else None)
     if stopped.is_set():
         rclpy.try_shutdown()

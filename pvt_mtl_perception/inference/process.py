@@ -1,0 +1,31 @@
+"""Settings of the whole process for inference on a CPU: memory that is kept, and threads that sleep."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_THRESHOLD = -3
+_KEEP_FREE = 1 << 30
+_FROM_HEAP = 256 << 20
+
+
+def prepare_process() -> None:
+    """For programs that process image after image; call it before torch is imported.
+
+    Memory: as it comes, glibc returns the buffers of an image and of the network's activations to the kernel
+    when they are freed, and the next image pays for their pages again: reading a 1080p message takes 13 ms
+    instead of 2 ms that way. After this call up to 1 GiB of freed memory stays with the process, and blocks
+    up to 256 MiB come from it (``mallopt(3)``). Other C libraries are left as they are.
+
+    Threads: OpenMP threads that wait for each other spin, and where other processes want the same cores, they
+    spin while the one they wait for does not run: a frame then takes ten times as long. With
+    ``OMP_WAIT_POLICY=PASSIVE`` they sleep, which costs nothing on free cores. A value that is set already
+    stays.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_TRIM_THRESHOLD, _KEEP_FREE)
+        mallopt(_M_MMAP_THRESHOLD, _FROM_HEAP)
