@@ -176,7 +176,7 @@ def _parts(
     for foot in (0, 1):
         disc(fixed[foot], 0.03 * h, SHOES)
     if bag == 2 and not bent:
-        disc(fixed[10] + np.array((0, 0.09 * h * unit * 16), np.int32), 0.075 * h, BAG)
+        disc(fixed[10] + np.array((0, 0.09 * h * unit * 16), np.int32), 0.055 * h, BAG)
     limb(12, 13, 0.055 * h, SKIN)
     radius = 0.066 * h
     disc(fixed[13], radius, SKIN)

@@ -244,7 +244,8 @@ def paint(
     near += [x for x in dynamic if x.s < s + 80]
     tunnel = world.scene == "tunnel"
     if tunnel:
-        canvas.image[:] = light.through_air(np.zeros(3), 200.0).astype(np.uint8)
+        dark = light.through_air(np.zeros(3), 200.0).tolist()
+        cv2.rectangle(canvas.image, (0, 0), (width, height), dark, -1)
         canvas.ids[:] = WALL
     else:
         paint_sky(canvas, world, world.road.heading(s + 4) + view.yaw, t)

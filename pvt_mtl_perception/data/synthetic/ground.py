@@ -92,7 +92,7 @@ def paint_ground(canvas: Canvas, world: World, s: float, chunks: Sequence[Chunk]
     }
     row = max(0, min(canvas.height - 1, math.floor(horizon_row(canvas)) + 1))
     outer = layout.bands[-1].id
-    canvas.image[row:] = np.array(colors[outer], np.uint8)
+    cv2.rectangle(canvas.image, (0, row), (canvas.width, canvas.height), colors[outer], -1)
     canvas.ids[row:] = outer
     for band in sorted(layout.bands, key=lambda b: -b.inner):
         far = min(band.outer, band.inner + 24)

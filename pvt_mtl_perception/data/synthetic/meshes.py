@@ -750,7 +750,7 @@ def vehicle_view(kind: str, split: str, model: int, direction: int, snowy: bool)
         else:
             plain = (colors[material] * factor).tolist()
             if material == GLASS:
-                plain = [0.75 * c + 28 + 90 * max(0.0, float(normal[2])) for c in plain]
+                plain = [0.75 * c + 18 + 50 * max(0.0, float(normal[2])) for c in plain]
         cv2.fillPoly(weights, points, weight, cv2.LINE_AA, 4)
         cv2.fillPoly(base, points, plain, cv2.LINE_AA, 4)
         cv2.fillPoly(shine, points, _LAMP_COLORS.get(material, (0.0, 0.0, 0.0)), cv2.LINE_AA, 4)
@@ -870,7 +870,7 @@ def paint_mesh(
     glass = materials == GLASS
     if glass.any():
         # Glass mirrors the sky where it leans back and the dim street where it stands upright.
-        mirror = light.sky_horizon * (0.12 + 0.5 * np.maximum(normals[glass][:, 2:], 0.0))
+        mirror = light.sky_horizon * (0.08 + 0.24 * np.maximum(normals[glass][:, 2:], 0.0))
         shaded[glass] = np.minimum(0.75 * shaded[glass] + mirror, 255.0)
     lights, braking = light.vehicle_lights and state != "parked", state == "braking"
     if lights or braking:

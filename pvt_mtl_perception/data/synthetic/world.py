@@ -388,7 +388,7 @@ class World:
         )
 
     def _parked(self, dice: Dice, s: float, d: float, yaw: float) -> Vehicle:
-        kind = dice.weighted(("car", "truck", "motorcycle"), (0.93, 0.03, 0.04))
+        kind = "motorcycle" if dice.chance(0.04) else "car"
         return self._vehicle(dice, kind, s, d, yaw + dice.uniform(-0.03, 0.03), "parked")
 
     def _bicycle(self, dice: Dice, s: float, d: float) -> Cycle:
