@@ -39,7 +39,7 @@ SMALL = (320, 192)
 
 @pytest.fixture(scope="module")
 def frames() -> list[Rendered]:
-    return [render_with_ids(seed, *SMALL) for seed in range(110)]
+    return [render_with_ids(seed, *SMALL) for seed in range(80)]
 
 
 def digest(sample: Sample) -> str:

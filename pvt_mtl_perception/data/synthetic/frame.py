@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -48,7 +48,6 @@ from pvt_mtl_perception.data.synthetic.things import (
     Chunk,
     Cycle,
     Lamp,
-    Moving,
     Sign,
     Signal,
     Thing,
@@ -63,7 +62,7 @@ MIN_AREA = 24
 MIN_SIDE = 3
 _REFERENCE_AREA = 640 * 384
 # Chunks that are painted, and those of them with small things.
-_VIEW, _NEAR_VIEW = 9, 6
+_VIEW, _NEAR_VIEW = 9, 5
 
 
 @dataclass(frozen=True)
@@ -240,8 +239,11 @@ def paint(
     first = math.floor(s / CHUNK)
     chunks = [world.chunk(i, i < first + _NEAR_VIEW) for i in range(first, first + _VIEW)]
     dynamic = list(world.moving(t, s + 2.0, s + (180.0 if world.scene == "highway" else 100.0)))
+    things = [x for chunk in chunks for x in chunk.things]
+    by_chunk = _in_view(canvas, world, s, [*things, *dynamic])
     near: list[Thing] = [x for chunk in chunks[:4] for x in chunk.things]
     near += [x for x in dynamic if x.s < s + 80]
+    shown = [x for chunk in chunks[:4] for _, _, x in by_chunk[chunk.number]]
     tunnel = world.scene == "tunnel"
     if tunnel:
         dark = light.through_air(np.zeros(3), 200.0).tolist()
@@ -251,12 +253,12 @@ def paint(
         paint_sky(canvas, world, world.road.heading(s + 4) + view.yaw, t)
         paint_background(canvas, world, s, _VIEW * CHUNK)
     paint_ground(canvas, world, s, chunks)
-    light_ground(canvas, world, s, chunks, near)
+    light_ground(canvas, world, s, chunks, near, shown)
     if light.wetness:
         reflect_wet_ground(canvas)
     if tunnel:
         _tunnel_shell(canvas, world, s)
-    _paint_uprights(canvas, world, s, t, chunks, dynamic)
+    _paint_uprights(canvas, world, t, chunks, by_chunk)
     add_glow(canvas)
     if not tunnel:
         add_weather(canvas, Dice(*noise_key), world.split)
@@ -266,13 +268,15 @@ def paint(
 
 
 def _paint_uprights(
-    canvas: Canvas, world: World, s: float, t: float, chunks: Sequence[Chunk], dynamic: Sequence[Moving]
+    canvas: Canvas,
+    world: World,
+    t: float,
+    chunks: Sequence[Chunk],
+    by_chunk: Mapping[int, Sequence[tuple[float, float, Thing]]],
 ) -> None:
     """Buildings, barriers and things, chunk by chunk from far to near."""
     light = canvas.light
     direction: Triple = tuple(light.sun_direction.tolist())
-    things = [x for chunk in chunks for x in chunk.things]
-    by_chunk = _in_view(canvas, world, s, [*things, *dynamic])
     for position in reversed(range(len(chunks))):
         chunk = chunks[position]
         for building in sorted(chunk.buildings, key=lambda b: -b.s0):

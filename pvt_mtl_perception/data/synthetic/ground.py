@@ -213,7 +213,7 @@ def _repairs(ground: _Ground, chunks: Sequence[Chunk]) -> None:
     """Patches and manhole covers, darker or lighter than the road."""
     layout, s = ground.world.layout, ground.s
     base = ground.lit(ground.world.asphalt_color)
-    for chunk in chunks[:4]:
+    for chunk in chunks[:3]:
         dice = ground.world.dice(92, chunk.number)
         start = chunk.number * CHUNK
         for _ in range(dice.integer(0, 4)):

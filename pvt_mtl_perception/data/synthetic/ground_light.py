@@ -26,12 +26,18 @@ _NEAR_METRES = 14.0
 
 
 def light_ground(
-    canvas: Canvas, world: World, s: float, chunks: Sequence[Chunk], near: Sequence[Thing]
+    canvas: Canvas,
+    world: World,
+    s: float,
+    chunks: Sequence[Chunk],
+    near: Sequence[Thing],
+    shown: Sequence[Thing],
 ) -> None:
     """Multiplies texture, shadows and lamplight into the ground and lays the air over it.
 
     Args:
         near: things within some eighty metres that throw shadows.
+        shown: those of them that are in view.
     """
     light = canvas.light
     horizon = horizon_row(canvas)
@@ -45,7 +51,7 @@ def light_ground(
     if light.casts_shadows:
         total = light.ambient + light.sun * light.sun_direction[2]
         _shadows(canvas, world, s, row, lit, int(255 * float(light.ambient[1] / total[1])), chunks, near)
-    _contact_shadows(canvas, world, s, row, lit, near)
+    _contact_shadows(canvas, world, s, row, lit, shown)
     shade = cv2.multiply(shade, cv2.blur(lit, (3, 3)), scale=1 / 255)
     neutral = float(_NEUTRAL)
     if light.headlights:

@@ -267,7 +267,7 @@ def _car(shape: _CarShape) -> Mesh:
     b.panel(front, 0.03, 0.6, 0.24, 0.92, HEADLIGHT, 0)
     b.panel(front, 0.76, 0.6, 0.97, 0.92, HEADLIGHT, 0)
     b.panel(front, 0.36, 0.3, 0.64, 0.46, PLATE)
-    for end in (tail + 0.25, nose - 0.3):
+    for end in (y(0.18) - 0.9 * shape.wheel, y(0.815) + 0.9 * shape.wheel):
         for side in (-1, 1):
             inner, outer = side * half * 0.72, side * half * 0.98
             b.face(

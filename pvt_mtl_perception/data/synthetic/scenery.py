@@ -103,6 +103,9 @@ def paint_background(canvas: Canvas, world: World, s: float, far: float) -> None
     if trees and last > first:
         tile = plain_tile("hedge", world.split, 1)[1]
         height = min(last - first, len(tile), canvas.height - first)
+        # The air between takes the contrast away.
+        clear = math.exp(-light.fog_density * 1.3 * far)
+        tile = cv2.convertScaleAbs(tile, alpha=clear, beta=112 * (1 - clear))
         texture = np.tile(tile[:height], (1, canvas.width // tile.shape[1] + 1))[:, : canvas.width]
         band = canvas.image[first : first + height]
         mask = cv2.inRange(canvas.ids[first : first + height], VEGETATION, VEGETATION)
@@ -202,7 +205,7 @@ def _roof(
         color = [c * (1 - lying) + 225 * lying for c in color]
     norm = math.hypot(rise, half)
     slope = (-building.side * rise / norm, 0.0, abs(half) / norm)
-    if float(np.ptp(pixels[:, 0])) < 2 * _TEXTURED:
+    if float(np.ptp(pixels[:, 0])) < 3 * _TEXTURED:
         canvas.flat([s[:2] for s in spots], light.tone(color, slope, depth, sunlit), BUILDING)
     else:
         levels = plain_tile("roof", split, building.facade % 3)
@@ -226,16 +229,47 @@ def paint_building(canvas: Canvas, building: Building, road: Road, split: str, s
         return
     near, far = road.at(start, d), road.at(building.s1, d)
     depth = start - float(canvas.camera.position[1])
-    end = building.s0 >= start and not building.hidden_end
+    end = building.s0 >= start and building.end != "hidden"
     if building.roof:
         _roof(canvas, building, near, far, depth, split, sunlit, end)
     if end:
         back = (near[0] + side * building.depth, near[1], near[2])
-        _wall(canvas, building, near, back, _TOWARDS, split, building.depth, 0.8 * sunlit, ground_floor=False)
+        if building.end == "blank":
+            _blank_wall(canvas, building, near, back, depth, 0.8 * sunlit)
+        else:
+            _wall(
+                canvas,
+                building,
+                near,
+                back,
+                _TOWARDS,
+                split,
+                building.depth,
+                0.8 * sunlit,
+                ground_floor=False,
+            )
     normal = (-float(side), 0.0, 0.0)
     _wall(canvas, building, near, far, normal, split, building.s1 - start, sunlit, ground_floor=True)
     if not building.roof and depth < 80:
         _parapet(canvas, building, near, far, normal, depth, sunlit)
+
+
+def _blank_wall(
+    canvas: Canvas, building: Building, near: Triple, far: Triple, depth: float, sunlit: float
+) -> None:
+    """A wall without windows: a neighbour leans on it or once did."""
+    camera, top = canvas.camera, building.height
+    spots = [camera.spot(p[0], p[1], p[2] + z) for p, z in ((near, 0.0), (far, 0.0), (far, top), (near, top))]
+    if (
+        min(p[2] for p in spots) < 0.5
+        or max(p[0] for p in spots) < 0
+        or min(p[0] for p in spots) > canvas.width
+    ):
+        return
+    red, green, blue = building.tint
+    color = (146 * red, 132 * green, 120 * blue)
+    tone = canvas.light.tone(color, _TOWARDS, depth, sunlit)
+    canvas.flat([p[:2] for p in spots], tone, BUILDING)
 
 
 def _parapet(

@@ -6,7 +6,7 @@ radians to the right of the road's direction at s = +y. Named tuples, because a 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from pvt_mtl_perception.data.synthetic.dice import Color
 from pvt_mtl_perception.data.synthetic.figures import Person
@@ -17,10 +17,14 @@ from pvt_mtl_perception.data.synthetic.textures import FLOOR_METRES
 Footing = tuple[float, float, float, float]
 
 
+# With windows; without any, against a neighbour; or wholly covered by one.
+End = Literal["windows", "blank", "hidden"]
+
+
 class Building(NamedTuple):
     """A house with its street wall at d, between s0 and s1; side is -1 (left) or 1.
 
-    ``hidden_end`` says that a neighbour covers the wall that looks back along the road.
+    ``end`` is the wall that looks back along the road.
     """
 
     side: int
@@ -34,7 +38,7 @@ class Building(NamedTuple):
     roof: float
     roof_color: Color
     offset: int
-    hidden_end: bool
+    end: End
 
     @property
     def height(self) -> float:

@@ -24,6 +24,7 @@ from pvt_mtl_perception.data.synthetic.things import (
     Building,
     Chunk,
     Cycle,
+    End,
     Gantry,
     Lamp,
     Moving,
@@ -194,13 +195,10 @@ class World:
                 floors = dice.integer(layout.floors[0], layout.floors[1] + 1)
                 roof = dice.uniform(2.0, 4.2) if dice.chance(0.92 if layout.house else 0.35) else 0.0
                 before = mine[-1] if mine else None
-                hidden = (
-                    before is not None
-                    and position - before.s1 < 0.3
-                    and abs(before.d) <= line + setback + 0.05
-                    and before.floors >= floors
-                    and before.depth > 9
-                )
+                end: End = "windows"
+                if before is not None and position - before.s1 < 0.3:
+                    covered = abs(before.d) <= line + setback + 0.05 and before.floors >= floors
+                    end = "hidden" if covered and before.depth > 9 and not roof else "blank"
                 mine.append(
                     Building(
                         side,
@@ -214,7 +212,7 @@ class World:
                         roof,
                         dice.color(dice.pick(_ROOFS), 16),
                         dice.integer(0, 5),
-                        hidden and not roof,
+                        end,
                     )
                 )
                 if layout.house and setback > 2.5 and dice.chance(0.6):
