@@ -14,6 +14,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from types import ModuleType
 
+from pvt_mtl_perception.inference.process import prepare_process
+
 VERBS: Mapping[str, str] = {
     "demo": "demo",
     "bag": "bag",
@@ -59,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: the verb's, 2 when an input is wrong (said in one line), or 130 after Ctrl-C.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    prepare_process()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
     named = arguments[0] if arguments and arguments[0] in VERBS else None
     parser = build_parser([named] if named else tuple(VERBS))
