@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -31,6 +32,7 @@ from sensor_msgs.msg import Image
 from tqdm import tqdm
 from vision_msgs.msg import Classification, Detection2DArray
 
+from pvt_mtl_perception.inference.process import prepare_process
 from pvt_mtl_perception.paths import share_directory, shipped_checkpoint
 
 NODE = "/perception_node"
@@ -71,6 +73,7 @@ def camera(width: int, height: int, rate: float) -> None:
 
 def predictor_loop(checkpoint: str, device: str, precision: str, width: int, height: int) -> None:
     """For each number of seconds on stdin: predicts frame after frame, prints calls and milliseconds."""
+    prepare_process()  # as the node does
     from pvt_mtl_perception.inference.predictor import Predictor
 
     predictor = Predictor(checkpoint, device=device, precision=precision)
@@ -297,6 +300,8 @@ def main() -> None:
         camera(arguments.width, arguments.height, arguments.rate)
         return
     if arguments.role == "predictor":
+        # The parent ends its children with SIGINT.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         predictor_loop(
             str(arguments.checkpoint),
             arguments.device,
