@@ -26,7 +26,7 @@ from pvt_mtl_perception.model.spec import (
     ModelSpec,
     SegmentationSpec,
 )
-from pvt_mtl_perception.paths import share_directory
+from pvt_mtl_perception.paths import shipped_checkpoint
 
 SOURCES = ((384, 640), (1080, 1920))
 STAGES = ("preprocess", "network", "decode")
@@ -66,21 +66,6 @@ def untrained_checkpoint() -> Checkpoint:
     )
     network = MultiTaskNetwork(spec)
     return Checkpoint(spec, network.labels, Preprocessing(height=384, width=640), network.state_dict())
-
-
-def shipped_checkpoint() -> Path:
-    """The model in ``models/``.
-
-    Raises:
-        SystemExit: when there is not exactly one, with what to do.
-    """
-    folder = share_directory() / "models"
-    found = sorted(folder.glob("*.safetensors"))
-    if len(found) != 1:
-        raise SystemExit(
-            f"{folder} holds {len(found)} models; name one with --checkpoint, or measure --untrained"
-        )
-    return found[0]
 
 
 def load_frame(path: Path | None, size: tuple[int, int]) -> np.ndarray:

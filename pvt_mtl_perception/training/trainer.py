@@ -288,7 +288,7 @@ class Trainer:
         save_state(self.state_path, self.state, self._resume_key())
         save_checkpoint(self.model_path, self.checkpoint())
 
-    def checkpoint(self, scores: Mapping[str, Any] | None = None) -> Checkpoint:
+    def checkpoint(self) -> Checkpoint:
         """The averaged weights with everything needed to use them."""
         module = cast(ModelEmaV3, self.state.ema).module
         return Checkpoint(
@@ -302,6 +302,5 @@ class Trainer:
                 "seed": self.config.seed,
                 "steps": self.state.step,
                 "trained_on": [source.kind for source, _ in self.sources],
-                **({"scores": dict(scores)} if scores else {}),
             },
         )
