@@ -85,6 +85,9 @@ class TrainingConfig:
         phases: one after the other, under one schedule.
         task_weights: factor of each task's loss; 1 where it is not given.
         input_width, input_height: of the finished checkpoint's preprocessing.
+        segmentation_class_weights: ``inverse_log`` lets rare classes count more (see ``class_weights``).
+        initial_weights: checkpoint to begin with, ``$NAME`` in its path standing for an environment variable;
+            parts it does not have, or has in another shape, begin at random.
         precision: of the forward pass; bf16 runs under autocast.
         checkpoint_every: steps between two states to resume from.
         workers: processes that prepare samples.
@@ -98,6 +101,8 @@ class TrainingConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     task_weights: dict[str, float] = field(default_factory=dict)
     label_smoothing: float = 0.0
+    segmentation_class_weights: Literal["none", "inverse_log"] = "none"
+    initial_weights: str | None = None
     input_width: int = 640
     input_height: int = 384
     precision: Literal["fp32", "bf16"] = "fp32"

@@ -129,18 +129,26 @@ def _inside_any(points: Tensor, boxes: Sequence[Tensor]) -> Tensor:
     return (low & high & real[..., None]).any(1)
 
 
-def segmentation_loss(logits: Tensor, masks: Tensor, ignore_index: int) -> Tensor:
+def segmentation_loss(
+    logits: Tensor, masks: Tensor, ignore_index: int, class_weights: Tensor | None = None
+) -> Tensor:
     """Mean cross-entropy over the labelled pixels of the batch, zero where there are none.
 
     Args:
         logits: (B, classes, h, w) at a fraction of the masks' size.
         masks: uint8 or int64 (B, H, W).
         ignore_index: id that counts as unlabelled.
+        class_weights: (classes,); the mean is then weighted by each pixel's class.
     """
     logits = F.interpolate(logits.float(), size=masks.shape[-2:], mode="bilinear", align_corners=False)
     target = masks.long()
-    count = (target != ignore_index).sum().clamp(min=1)
-    return F.cross_entropy(logits, target, ignore_index=ignore_index, reduction="sum") / count
+    total = F.cross_entropy(logits, target, class_weights, ignore_index=ignore_index, reduction="sum")
+    labelled = target != ignore_index
+    if class_weights is None:
+        return total / labelled.sum().clamp(min=1)
+    pixels = torch.bincount(target[labelled], minlength=len(class_weights)).to(class_weights.dtype)
+    norm = (pixels * class_weights).sum()
+    return total / torch.where(norm > 0, norm, torch.ones_like(norm))
 
 
 def classification_loss(

@@ -27,8 +27,15 @@ from pvt_mtl_perception.data.collate import Batch, Collator
 from pvt_mtl_perception.data.mixture import Mixture, SampleSource, build_loader
 from pvt_mtl_perception.data.synthetic_frames import SyntheticDataset
 from pvt_mtl_perception.data.transforms import training_transform
-from pvt_mtl_perception.model.checkpoint import Checkpoint, Preprocessing, save_checkpoint
+from pvt_mtl_perception.model.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    Preprocessing,
+    load_checkpoint,
+    save_checkpoint,
+)
 from pvt_mtl_perception.model.network import MultiTaskNetwork, NetworkOutput
+from pvt_mtl_perception.training.class_weights import class_frequencies, inverse_log_weights
 from pvt_mtl_perception.training.config import SourceConfig, TrainingConfig
 from pvt_mtl_perception.training.losses import classification_loss, detection_loss, segmentation_loss
 from pvt_mtl_perception.training.state import TrainingState, load_state, save_state
@@ -56,7 +63,11 @@ def open_source(source: SourceConfig) -> SampleSource | None:
 
 
 def task_losses(
-    output: NetworkOutput, batch: Batch, network: MultiTaskNetwork, label_smoothing: float
+    output: NetworkOutput,
+    batch: Batch,
+    network: MultiTaskNetwork,
+    label_smoothing: float = 0.0,
+    segmentation_class_weights: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """The loss of each task the output holds, a scalar each."""
     losses: dict[str, Tensor] = {}
@@ -74,9 +85,34 @@ def task_losses(
         losses["detection"] = torch.stack(list(parts.values())).sum()
     if output.segmentation is not None and network.labels.segmentation is not None:
         losses["segmentation"] = segmentation_loss(
-            output.segmentation, batch.masks, network.labels.segmentation.ignore_index
+            output.segmentation,
+            batch.masks,
+            network.labels.segmentation.ignore_index,
+            segmentation_class_weights,
         )
     return losses
+
+
+def load_matching_weights(network: MultiTaskNetwork, path: str | Path) -> list[str]:
+    """Copies a checkpoint's tensors where name and shape fit; the others keep their random values.
+
+    Returns:
+        Lines that say how much was taken and what was not.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        CheckpointError: when ``path`` is not a checkpoint, or none of its tensors fits.
+    """
+    found = load_checkpoint(path).state_dict
+    own = network.state_dict()
+    fitting = {key: value for key, value in found.items() if key in own and value.shape == own[key].shape}
+    if not fitting:
+        raise CheckpointError(f"{path}: no tensor of it fits the configured model")
+    network.load_state_dict(fitting, strict=False)
+    return [
+        f"initial weights: {len(fitting)} of {len(own)} tensors from {path}",
+        *(f"initial weights: {key} begins at random" for key in own if key not in fitting),
+    ]
 
 
 @contextmanager
@@ -132,8 +168,20 @@ class Trainer:
         if not self.sources:
             raise ValueError("train lists no data source that is present")
         self.preprocessing = Preprocessing(config.input_height, config.input_width)
+        self.out.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(config.seed)
         self.network = MultiTaskNetwork(config.model).to(self.device)
+        if config.initial_weights and not self.state_path.is_file():
+            for line in load_matching_weights(self.network, os.path.expandvars(config.initial_weights)):
+                tqdm.write(line)
+        self.segmentation_class_weights: Tensor | None = None
+        if config.segmentation_class_weights == "inverse_log" and self.network.labels.segmentation:
+            frequencies = class_frequencies(
+                [data for _, data in self.sources],
+                [source.ratio for source, _ in self.sources],
+                len(self.network.labels.segmentation),
+            )
+            self.segmentation_class_weights = inverse_log_weights(frequencies).to(self.device)
         self.network.to(memory_format=torch.channels_last)
         optimizer = create_optimizer_v2(
             self.network,
@@ -153,7 +201,6 @@ class Trainer:
         )
         self.mean = torch.tensor(self.preprocessing.mean, device=self.device).view(1, 3, 1, 1)
         self.std = torch.tensor(self.preprocessing.std, device=self.device).view(1, 3, 1, 1)
-        self.out.mkdir(parents=True, exist_ok=True)
         self._plain_config = json.loads(json.dumps(dataclasses.asdict(config)))
         if self.state_path.is_file():
             load_state(self.state_path, self.state, self._resume_key())
@@ -257,7 +304,9 @@ class Trainer:
         self.network.train()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
             output = self.network(images)
-        losses = task_losses(output, batch, self.network, config.label_smoothing)
+        losses = task_losses(
+            output, batch, self.network, config.label_smoothing, self.segmentation_class_weights
+        )
         weights = config.task_weights
         total = torch.stack([weights.get(task, 1.0) * loss for task, loss in losses.items()]).sum()
         values = {task: float(loss.detach()) for task, loss in losses.items()}

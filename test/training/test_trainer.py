@@ -162,3 +162,19 @@ def test_configuration_errors_name_file_and_key(tmp_path: Path) -> None:
         load_config(tmp_path / "none.yaml")
     changed = load_config(REPOSITORY / "config/training/driving_b0.yaml", ["--optimizer.lr", "0.5"])
     assert changed.optimizer.lr == 0.5
+
+
+def test_a_run_begins_with_the_tensors_of_a_checkpoint_that_fit(tmp_path: Path, capsys) -> None:
+    first = Trainer(small_config(), tmp_path / "first")
+    first.save()
+    model = dataclasses.replace(first.config.model, neck=NeckSpec(channels=32))
+    second = Trainer(
+        small_config(model=model, initial_weights=str(first.model_path), seed=5), tmp_path / "second"
+    )
+    taken, own = first.network.state_dict(), second.network.state_dict()
+    for key, value in own.items():
+        if taken[key].shape == value.shape:
+            assert torch.equal(value, taken[key]), key
+    assert "begins at random" in capsys.readouterr().out
+    with pytest.raises(FileNotFoundError, match="nothing"):
+        Trainer(small_config(initial_weights=str(tmp_path / "nothing")), tmp_path / "third")
