@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -19,8 +19,17 @@ from pvt_mtl_perception.model.heads import DetectionOutput
 from pvt_mtl_perception.model.spec import DetectionSpec
 from pvt_mtl_perception.training.assignment import assign, broadcast_iou, pad_boxes
 
+# What a sum is divided by, given this process's count and the least that the whole batch's count is taken for.
+# The processes of a distributed run divide by their share of the total (Processes.share_of_total), so that the
+# mean of their losses is the loss of the whole batch.
+Normaliser = Callable[[Tensor, float], Tensor]
+
 GIOU_WEIGHT = 2.0
 DISTRIBUTION_WEIGHT = 0.25
+
+
+def _clamped(count: Tensor, minimum: float) -> Tensor:
+    return count.detach().float().clamp(min=minimum)
 
 
 def quality_focal_loss(logits: Tensor, quality: Tensor, beta: float = 2.0) -> Tensor:
@@ -60,6 +69,7 @@ def detection_loss(
     ignore_boxes: Sequence[Tensor],
     labelled: Tensor,
     spec: DetectionSpec,
+    normaliser: Normaliser = _clamped,
 ) -> dict[str, Tensor]:
     """Generalised focal loss (Li 2020, eq. 7) with ATSS assignment.
 
@@ -70,6 +80,7 @@ def detection_loss(
         ignore_boxes: for each image float (M_i, 4): background inside them is not learned.
         labelled: bool (B, classes): the classes that each image's source labels.
         spec: of the head.
+        normaliser: what sums are divided by, see ``Normaliser``.
 
     Returns:
         Scalars ``quality``, ``giou`` and ``distribution``, weighted as they are to be summed.
@@ -83,37 +94,32 @@ def detection_loss(
 
     image, point = torch.nonzero(owner >= 0, as_tuple=True)
     quality = torch.zeros_like(logits)
-    giou = distribution = logits.sum() * 0 + distributions.sum() * 0
-    if len(image):
-        target_index = owner[image, point]
-        target_boxes = padded[image, target_index]
-        padded_labels = torch.nn.utils.rnn.pad_sequence(list(labels), batch_first=True)
-        target_labels = padded_labels[image, target_index]
-        predicted_distributions = distributions[image, point]
-        point_stride = strides[point][:, None]
-        predicted = distances_to_boxes(
-            points[point], expected_distances(predicted_distributions) * point_stride
-        )
-        with torch.no_grad():
-            iou = broadcast_iou(predicted, target_boxes).clamp(0, 1)
-            quality[image, point, target_labels] = iou
-            # Well classified points count more in the box losses, as in the paper's implementation notes.
-            weight = logits[image, point].sigmoid().amax(1)
-            norm = weight.sum().clamp(min=1.0)
-            sides = torch.cat(
-                (points[point] - target_boxes[:, :2], target_boxes[:, 2:] - points[point]), dim=1
-            )
-            sides = (sides / point_stride).clamp(0, spec.reg_max - 0.01)
-        giou = (generalized_box_iou_loss(predicted, target_boxes) * weight).sum() / norm
-        bins = predicted_distributions.reshape(-1, spec.reg_max + 1)
-        per_side = distribution_focal_loss(bins, sides.reshape(-1)).reshape(-1, 4)
-        distribution = (per_side.mean(1) * weight).sum() / norm
+    target_index = owner[image, point]
+    # Without a box there is nothing to pick from, and nothing is picked.
+    target_boxes = padded[image, target_index] if padded.shape[1] else padded.new_zeros(0, 4)
+    padded_labels = torch.nn.utils.rnn.pad_sequence(list(labels), batch_first=True)
+    target_labels = padded_labels[image, target_index] if padded.shape[1] else target_index
+    predicted_distributions = distributions[image, point]
+    point_stride = strides[point][:, None]
+    predicted = distances_to_boxes(points[point], expected_distances(predicted_distributions) * point_stride)
+    with torch.no_grad():
+        quality[image, point, target_labels] = broadcast_iou(predicted, target_boxes).clamp(0, 1)
+        # Well classified points count more in the box losses, as in the paper's implementation notes.
+        weight = logits[image, point].sigmoid().amax(1)
+        sides = torch.cat((points[point] - target_boxes[:, :2], target_boxes[:, 2:] - points[point]), dim=1)
+        sides = (sides / point_stride).clamp(0, spec.reg_max - 0.01)
+    norm = normaliser(weight.sum(), 1.0)
+    giou = (generalized_box_iou_loss(predicted, target_boxes) * weight).sum() / norm
+    bins = predicted_distributions.reshape(-1, spec.reg_max + 1)
+    per_side = distribution_focal_loss(bins, sides.reshape(-1)).reshape(-1, 4)
+    distribution = (per_side.mean(1) * weight).sum() / norm
 
     learned = labelled[:, None, :].expand_as(logits)
     if any(len(b) for b in ignore_boxes):
         learned = learned & ~(_inside_any(points, ignore_boxes) & (owner < 0))[..., None]
     class_loss = quality_focal_loss(logits, quality)
-    class_loss = torch.where(learned, class_loss, 0.0).sum() / max(len(image), 1)
+    positives = logits.new_tensor(float(len(image)))
+    class_loss = torch.where(learned, class_loss, 0.0).sum() / normaliser(positives, 1.0)
     return {
         "quality": class_loss,
         "giou": GIOU_WEIGHT * giou,
@@ -130,7 +136,11 @@ def _inside_any(points: Tensor, boxes: Sequence[Tensor]) -> Tensor:
 
 
 def segmentation_loss(
-    logits: Tensor, masks: Tensor, ignore_index: int, class_weights: Tensor | None = None
+    logits: Tensor,
+    masks: Tensor,
+    ignore_index: int,
+    class_weights: Tensor | None = None,
+    normaliser: Normaliser = _clamped,
 ) -> Tensor:
     """Mean cross-entropy over the labelled pixels of the batch, zero where there are none.
 
@@ -139,20 +149,23 @@ def segmentation_loss(
         masks: uint8 or int64 (B, H, W).
         ignore_index: id that counts as unlabelled.
         class_weights: (classes,); the mean is then weighted by each pixel's class.
+        normaliser: what sums are divided by, see ``Normaliser``.
     """
     logits = F.interpolate(logits.float(), size=masks.shape[-2:], mode="bilinear", align_corners=False)
     target = masks.long()
     total = F.cross_entropy(logits, target, class_weights, ignore_index=ignore_index, reduction="sum")
     labelled = target != ignore_index
     if class_weights is None:
-        return total / labelled.sum().clamp(min=1)
+        return total / normaliser(labelled.sum(), 1.0)
     pixels = torch.bincount(target[labelled], minlength=len(class_weights)).to(class_weights.dtype)
-    norm = (pixels * class_weights).sum()
-    return total / torch.where(norm > 0, norm, torch.ones_like(norm))
+    return total / normaliser((pixels * class_weights).sum(), float(class_weights.min()))
 
 
 def classification_loss(
-    logits: Mapping[str, Tensor], classes: Mapping[str, Tensor], label_smoothing: float = 0.0
+    logits: Mapping[str, Tensor],
+    classes: Mapping[str, Tensor],
+    label_smoothing: float = 0.0,
+    normaliser: Normaliser = _clamped,
 ) -> Tensor:
     """Cross-entropy, averaged over the labelled images of each group, summed over the groups.
 
@@ -160,14 +173,13 @@ def classification_loss(
         logits: (B, classes) by group.
         classes: int64 (B,) by group; -1 where the image has no label of the group.
         label_smoothing: share of the target spread over all classes, 0..1.
+        normaliser: what sums are divided by, see ``Normaliser``.
     """
-    total = sum(x.sum() for x in logits.values()) * 0.0
+    total = torch.stack([x.sum() for x in logits.values()]).sum() * 0.0
     for group, x in logits.items():
         target = classes[group]
-        count = (target >= 0).sum().clamp(min=1)
         loss = F.cross_entropy(
             x.float(), target, ignore_index=-1, reduction="sum", label_smoothing=label_smoothing
         )
-        total = total + loss / count
-    assert isinstance(total, Tensor)
+        total = total + loss / normaliser((target >= 0).sum(), 1.0)
     return total
