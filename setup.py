@@ -49,6 +49,7 @@ setup(
     # are the system's: install with --no-deps there.
     install_requires=[
         "av>=12",
+        "huggingface-hub>=2.4",
         "jsonargparse>=4.49",
         "numpy>=1.26",
         "opencv-python-headless>=4.6",
