@@ -12,12 +12,14 @@ from torchvision.ops import batched_nms
 
 from pvt_mtl_perception.inference.preprocess import LetterboxGeometry
 from pvt_mtl_perception.model.anchors import (
+    RETINANET_CODER,
     anchor_points,
     distances_to_boxes,
     expected_distances,
     flatten_levels,
+    retinanet_anchors,
 )
-from pvt_mtl_perception.model.heads import DetectionOutput
+from pvt_mtl_perception.model.heads import DetectionOutput, RetinaNetOutput
 from pvt_mtl_perception.result import Classification, Detections, Segmentation
 
 SEGMENTATION_STRIDE = 4
@@ -52,7 +54,7 @@ class DetectionSettings:
 
 
 def decode_detection(
-    output: DetectionOutput,
+    output: DetectionOutput | RetinaNetOutput,
     strides: Sequence[int],
     geometries: Sequence[LetterboxGeometry],
     settings: DetectionSettings,
@@ -63,7 +65,7 @@ def decode_detection(
     are clipped to the image before NMS; those that lie outside it altogether are dropped.
 
     Args:
-        output: of the detection head for B images.
+        output: of either detection head for B images.
         strides: of its levels in input pixels.
         geometries: of the B images.
         settings: thresholds and limits.
@@ -71,11 +73,8 @@ def decode_detection(
     Returns:
         B detections in source pixels, sorted by falling score.
     """
-    logits, distances = flatten_levels(output.logits), flatten_levels(output.distances)
+    logits = output.logits if isinstance(output, RetinaNetOutput) else flatten_levels(output.logits)
     device = logits.device
-    sizes = [(level.shape[2], level.shape[3]) for level in output.logits]
-    points, point_strides = anchor_points(sizes, strides, device)
-
     probabilities = logits.float().sigmoid()
     image, anchor, label = torch.nonzero(probabilities >= settings.score_threshold, as_tuple=True)
     scores = probabilities[image, anchor, label]
@@ -88,8 +87,7 @@ def decode_detection(
     image, anchor, label = image[candidates], anchor[candidates], label[candidates]
     scores = scores[candidates]
 
-    distances_input = expected_distances(distances[image, anchor]) * point_strides[anchor, None]
-    boxes_input = distances_to_boxes(points[anchor], distances_input)
+    boxes_input = _boxes_input(output, strides, image, anchor)
     scales = torch.tensor([g.scale * 2 for g in geometries], device=device)
     limits = torch.tensor([(g.source_width, g.source_height) * 2 for g in geometries], device=device)
     boxes_source = (boxes_input * scales[image]).clamp(min=0).minimum(limits[image])
@@ -102,6 +100,20 @@ def decode_detection(
         rows.append(torch.cat((boxes, score[:, None], cls[:, None]), dim=1)[survivors])
     downloaded = np.split(torch.cat(rows).cpu().numpy(), np.cumsum([len(r) for r in rows])[:-1])
     return [_detections(row, settings.max_detections) for row in downloaded]
+
+
+def _boxes_input(
+    output: DetectionOutput | RetinaNetOutput, strides: Sequence[int], image: Tensor, anchor: Tensor
+) -> Tensor:
+    """Boxes (N, 4) in input pixels of N anchors, or anchor points, of the images with these indices."""
+    if isinstance(output, RetinaNetOutput):
+        anchors = retinanet_anchors(output.sizes, strides, anchor.device)
+        decoded: Tensor = RETINANET_CODER.decode_single(output.deltas[image, anchor].float(), anchors[anchor])
+        return decoded
+    sizes = [(level.shape[2], level.shape[3]) for level in output.distances]
+    points, point_strides = anchor_points(sizes, strides, anchor.device)
+    distances = flatten_levels(output.distances)[image, anchor]
+    return distances_to_boxes(points[anchor], expected_distances(distances) * point_strides[anchor, None])
 
 
 def _detections(rows: np.ndarray[tuple[int, int], np.dtype[np.float32]], limit: int) -> Detections:

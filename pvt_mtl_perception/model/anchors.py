@@ -1,4 +1,4 @@
-"""Where the detection head's outputs lie in the image, and how its distance distributions become boxes."""
+"""Where the detection heads' outputs lie in the image, and how they become boxes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,16 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torchvision.models.detection._utils import BoxCoder
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+
+RETINANET_RATIOS = (0.5, 1.0, 2.0)
+"""Height to width."""
+RETINANET_SCALES = (4 * 2**0, 4 * 2 ** (1 / 3), 4 * 2 ** (2 / 3))
+"""Square root of the anchors' areas in strides (Lin 2017b, section 4)."""
+RETINANET_ANCHORS = len(RETINANET_RATIOS) * len(RETINANET_SCALES)
+RETINANET_CODER = BoxCoder(weights=(1.0, 1.0, 1.0, 1.0))
+"""Offsets of the centre in anchor sizes and logarithms of the size ratios (Girshick 2014, appendix C)."""
 
 
 def anchor_points(
@@ -47,3 +57,27 @@ def expected_distances(distributions: Tensor) -> Tensor:
 def distances_to_boxes(points: Tensor, distances: Tensor) -> Tensor:
     """Points (..., 2) and left, top, right, bottom distances (..., 4), in pixels, to ``xyxy`` (..., 4)."""
     return torch.cat((points - distances[..., :2], points + distances[..., 2:]), dim=-1)
+
+
+def retinanet_anchors(
+    sizes: Sequence[tuple[int, int]], strides: Sequence[int], device: torch.device | str = "cpu"
+) -> Tensor:
+    """torchvision's anchors of all cells: level after level, row after row, the nine of a cell together.
+
+    They are centred on the cells' top left corners and their sides are whole pixels, as in torchvision.
+
+    Args:
+        sizes: (height, width) of each level's map.
+        strides: of each level, in input pixels.
+        device: where the tensor is made.
+
+    Returns:
+        float32 (A, 4) ``xyxy`` in input pixels.
+    """
+    generator = AnchorGenerator(
+        tuple(tuple(int(stride * scale) for scale in RETINANET_SCALES) for stride in strides),
+        (RETINANET_RATIOS,) * len(strides),
+    )
+    generator.set_cell_anchors(torch.float32, torch.device(device))
+    grids: list[Tensor] = generator.grid_anchors(sizes, [(stride, stride) for stride in strides])
+    return torch.cat(grids)

@@ -1,4 +1,4 @@
-"""The three heads: pooled classification, generalised focal loss detection, Semantic FPN segmentation."""
+"""The heads: pooled classification, detection without and with anchors, Semantic FPN segmentation."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.models.detection.retinanet import RetinaNetHead
 
 from pvt_mtl_perception.labels import LabelSet
+from pvt_mtl_perception.model.anchors import RETINANET_ANCHORS
 from pvt_mtl_perception.model.backbone import ConvNormAct
 from pvt_mtl_perception.model.neck import Pyramid
 from pvt_mtl_perception.model.spec import DetectionSpec
@@ -88,6 +90,39 @@ class DetectionHead(nn.Module):
             logits.append(self.class_logits(self.class_tower(x)))
             distances.append(self.box_distances(self.box_tower(x)) * self.scales[position])
         return DetectionOutput(logits, distances)
+
+
+class RetinaNetOutput(NamedTuple):
+    """Raw outputs of the RetinaNet head in the order of ``anchors.retinanet_anchors``.
+
+    Attributes:
+        logits: (B, A, classes); their sigmoid is the score.
+        deltas: (B, A, 4), from anchor to box in the coding of ``anchors.RETINANET_CODER``.
+        sizes: (height, width) of the maps P3 to P7.
+    """
+
+    logits: Tensor
+    deltas: Tensor
+    sizes: tuple[tuple[int, int], ...]
+
+
+class AnchorDetectionHead(RetinaNetHead):  # type: ignore[misc]
+    """torchvision's RetinaNet head on P3 to P7.
+
+    P6 and P7 are the neck's: with the FPN a stride-2 convolution of P5 and another of relu(P6), as in
+    torchvision's ``retinanet_resnet50_fpn``. The PVT authors' detectors and ``retinanet_resnet50_fpn_v2``
+    take P6 from C5 instead.
+    """
+
+    def __init__(self, in_channels: int, num_classes: int) -> None:
+        super().__init__(in_channels, RETINANET_ANCHORS, num_classes)
+
+    def forward(self, pyramid: Pyramid) -> RetinaNetOutput:
+        """P3..P7 to their raw outputs."""
+        maps = [pyramid[level] for level in DETECTION_LEVELS]
+        output = super().forward(maps)
+        sizes = tuple((x.shape[2], x.shape[3]) for x in maps)
+        return RetinaNetOutput(output["cls_logits"], output["bbox_regression"], sizes)
 
 
 class SegmentationHead(nn.Module):

@@ -12,9 +12,11 @@ from pvt_mtl_perception.model.backbone import Backbone, check_input_size
 from pvt_mtl_perception.model.heads import (
     DETECTION_LEVELS,
     SEGMENTATION_LEVELS,
+    AnchorDetectionHead,
     ClassificationHead,
     DetectionHead,
     DetectionOutput,
+    RetinaNetOutput,
     SegmentationHead,
 )
 from pvt_mtl_perception.model.neck import build_neck
@@ -26,12 +28,12 @@ class NetworkOutput(NamedTuple):
 
     Attributes:
         classification: logits (B, classes) by label group.
-        detection: logits and distance distributions of P3 to P7.
+        detection: of P3 to P7; ``RetinaNetOutput`` where the spec's type is ``retinanet``.
         segmentation: logits (B, classes, H/4, W/4).
     """
 
     classification: dict[str, Tensor] | None = None
-    detection: DetectionOutput | None = None
+    detection: DetectionOutput | RetinaNetOutput | None = None
     segmentation: Tensor | None = None
 
 
@@ -59,9 +61,11 @@ class MultiTaskNetwork(nn.Module):
             )
         if spec.detection is not None and self.labels.detection is not None:
             levels |= set(DETECTION_LEVELS)
-            self.heads["detection"] = DetectionHead(
-                spec.neck.channels, len(self.labels.detection), spec.detection
-            )
+            width, classes = spec.neck.channels, len(self.labels.detection)
+            if spec.detection.type == "retinanet":
+                self.heads["detection"] = AnchorDetectionHead(width, classes)
+            else:
+                self.heads["detection"] = DetectionHead(width, classes, spec.detection)
         if spec.segmentation is not None and self.labels.segmentation is not None:
             levels |= set(SEGMENTATION_LEVELS)
             self.heads["segmentation"] = SegmentationHead(

@@ -60,17 +60,21 @@ class ClassificationSpec:
 
 @dataclass(frozen=True)
 class DetectionSpec:
-    """Object detection by generalised focal loss (Li 2020) on P3 to P7.
+    """Object detection on P3 to P7.
 
     Attributes:
+        type: ``gfl``, the generalised focal loss head (Li 2020) without anchors, or ``retinanet``,
+            torchvision's RetinaNet head (Lin 2017b) with nine anchors a cell, as wide as the neck and four
+            convolutions deep.
         label_set: name or path.
-        channels: width of the two towers.
-        num_convs: 3x3 convolutions in each tower.
-        reg_max: the distance distribution has ``reg_max + 1`` bins, 0..reg_max strides.
-        anchor_scale: side of the square anchor that ATSS assigns with, in strides.
+        channels: ``gfl``: width of the two towers.
+        num_convs: ``gfl``: 3x3 convolutions in each tower.
+        reg_max: ``gfl``: the distance distribution has ``reg_max + 1`` bins, 0..reg_max strides.
+        anchor_scale: ``gfl``: side of the square anchor that ATSS assigns with, in strides.
         strides: of P3 to P7 in input pixels.
     """
 
+    type: Literal["gfl", "retinanet"] = "gfl"
     label_set: str = "driving_detection"
     channels: int = 64
     num_convs: int = 2

@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
+from torchvision.models.detection import RetinaNet
+from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import box_iou
 
 from pvt_mtl_perception.inference import decode
@@ -19,7 +22,7 @@ from pvt_mtl_perception.inference.decode import (
 )
 from pvt_mtl_perception.inference.preprocess import LetterboxGeometry, letterbox_geometry
 from pvt_mtl_perception.model.anchors import anchor_points, distances_to_boxes, expected_distances
-from pvt_mtl_perception.model.heads import DetectionOutput
+from pvt_mtl_perception.model.heads import DETECTION_LEVELS, AnchorDetectionHead, DetectionOutput
 from pvt_mtl_perception.result import Detections
 
 STRIDES = (8, 16, 32, 64, 128)
@@ -184,6 +187,53 @@ def test_half_precision_outputs_are_decoded_in_single_precision() -> None:
     (found,) = decode_detection(half, STRIDES, [geometry], settings)
     (expected,) = decode_detection(rounded, STRIDES, [geometry], settings)
     assert same(found, expected)
+
+
+class Features(nn.Module):
+    """Stands where torchvision's RetinaNet wants a backbone; the features come from the test."""
+
+    out_channels = 16
+
+
+def test_retinanet_boxes_equal_torchvisions_on_the_same_features() -> None:
+    torch.manual_seed(0)
+    head = AnchorDetectionHead(16, CLASSES)
+    with torch.no_grad():
+        # As initialised, every anchor has the same score and stays where it is.
+        for layer in head.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight)
+        head.regression_head.bbox_reg.weight *= 0.2
+        head.classification_head.cls_logits.weight *= 2
+    size, count = (128, 256), 3
+    features = [torch.randn(count, 16, size[0] // s, size[1] // s) for s in STRIDES]
+    settings = DetectionSettings(0.2, 0.5, 80)
+    reference = RetinaNet(Features(), CLASSES, head=head, score_thresh=settings.score_threshold,
+                          nms_thresh=settings.nms_threshold, detections_per_img=1000).eval()  # fmt: skip
+    with torch.inference_mode():
+        output = head(dict(zip(DETECTION_LEVELS, features, strict=True)))
+        anchors = reference.anchor_generator(
+            ImageList(torch.zeros(count, 3, *size), [size] * count), features
+        )
+        levels = [9 * x.shape[2] * x.shape[3] for x in features]
+        split = {"cls_logits": output.logits.split(levels, 1),
+                 "bbox_regression": output.deltas.split(levels, 1)}  # fmt: skip
+        expected = reference.postprocess_detections(
+            split, [own.split(levels) for own in anchors], [size] * count
+        )
+        # At input size in source pixels, and at three times that size.
+        plain = [letterbox_geometry(size, size)] * count
+        found = decode_detection(output, STRIDES, plain, settings)
+        scaled = decode_detection(output, STRIDES, [letterbox_geometry((384, 768), size)] * count, settings)
+    for ours, larger, theirs in zip(found, scaled, expected, strict=True):
+        # torchvision keeps boxes that clipping to the image leaves without an area.
+        real = (theirs["boxes"][:, 2:] > theirs["boxes"][:, :2]).all(1)
+        theirs = {name: value[real][: settings.max_detections] for name, value in theirs.items()}
+        assert len(theirs["scores"]) == settings.max_detections
+        np.testing.assert_array_equal(ours.labels, theirs["labels"].numpy())
+        np.testing.assert_allclose(ours.scores, theirs["scores"].numpy(), rtol=1e-6)
+        np.testing.assert_allclose(ours.boxes, theirs["boxes"].numpy(), atol=1e-3)
+        np.testing.assert_allclose(larger.boxes, 3 * theirs["boxes"].numpy(), atol=3e-3)
 
 
 @pytest.mark.parametrize("size", [(1080, 1920), (361, 477), (97, 61), (500, 501)])

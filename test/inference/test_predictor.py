@@ -389,3 +389,24 @@ def test_cuda_gives_what_the_cpu_gives(
         # On CUDA the resized image is not rounded to whole grey levels.
         assert (a.segmentation.mask == b.segmentation.mask).mean() > 0.9
         assert matched(a.detections, b.detections) > 0.8 * len(b.detections)
+
+
+def test_a_retinanet_checkpoint_is_predicted_and_equals_its_decoded_outputs() -> None:
+    torch.manual_seed(0)
+    spec = ModelSpec(neck=NeckSpec(channels=32), detection=DetectionSpec("retinanet"))
+    network = MultiTaskNetwork(spec)
+    with torch.no_grad():
+        for layer in network.heads.modules():
+            if isinstance(layer, torch.nn.Conv2d):
+                torch.nn.init.kaiming_normal_(layer.weight)
+    predictor = Predictor(Checkpoint(spec, network.labels, PREPROCESSING, network.state_dict(), {}), "cpu")
+    images = [street(*size, seed=i) for i, size in enumerate(SIZES)]
+    results = predictor.predict(images)
+    assert sum(len(result.detections) for result in results) > 50
+    batch, geometries = predictor.preprocess(images)
+    with torch.inference_mode():
+        output = network.eval()(batch)
+    for result, expected, image in zip(results, predictor.decode(output, geometries), images, strict=True):
+        np.testing.assert_allclose(result.detections.scores, expected.detections.scores, atol=1e-3)
+        assert (result.detections.boxes <= np.tile(image.shape[1::-1], 2)).all()
+        assert (result.detections.boxes[:, 2:] > result.detections.boxes[:, :2]).all()

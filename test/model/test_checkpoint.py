@@ -52,6 +52,19 @@ def test_a_saved_network_answers_as_before(path: Path, tmp_path: Path) -> None:
     assert torch.equal(first, second)
 
 
+def test_a_checkpoint_from_before_a_spec_key_existed_loads_as_the_same_network(
+    path: Path, tmp_path: Path
+) -> None:
+    def drop(metadata, tensors) -> None:
+        spec = json.loads(metadata["spec"])
+        assert spec["detection"].pop("type") == "gfl"
+        metadata["spec"] = json.dumps(spec)
+
+    older = load_checkpoint(rewrite(path, tmp_path / "older.safetensors", drop))
+    assert older.spec == load_checkpoint(path).spec
+    build_network(older)
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"nowhere\.safetensors"):
         load_checkpoint(tmp_path / "nowhere.safetensors")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import pytest
 import torch
 from torch import nn
 
+from pvt_mtl_perception.model.anchors import retinanet_anchors
 from pvt_mtl_perception.model.network import MultiTaskNetwork, count_parameters
 from pvt_mtl_perception.model.spec import (
     TASKS,
@@ -99,6 +101,36 @@ def test_every_parameter_of_a_network_gets_a_gradient() -> None:
         sum(t.square().mean() for t in _tensors(output)).backward()
         without = [name for name, p in network.named_parameters() if p.grad is None]
         assert without == []
+
+
+@pytest.mark.parametrize(("backbone", "neck"), [("pvt_v2_b0", "fpn"), ("regnety_004", "bifpn")])
+def test_retinanet_head_answers_for_nine_anchors_a_cell(backbone: str, neck: str) -> None:
+    spec = dataclasses.replace(make_spec(backbone=backbone, neck=neck), detection=DetectionSpec("retinanet"))
+    network = MultiTaskNetwork(spec)
+    output = network(torch.randn(2, 3, 96, 160))
+    assert output.detection.sizes == ((12, 20), (6, 10), (3, 5), (2, 3), (1, 2))
+    anchors = retinanet_anchors(output.detection.sizes, spec.detection.strides)
+    assert output.detection.logits.shape == (2, len(anchors), 10) and len(anchors) == 9 * 323
+    assert output.detection.deltas.shape == (2, len(anchors), 4)
+    assert output.segmentation is not None and output.classification is not None
+    torch.testing.assert_close(output.detection.logits.sigmoid().mean().item(), 0.01, atol=2e-3, rtol=0)
+    (output.detection.logits.square().mean() + output.detection.deltas.square().mean()).backward()
+    assert all(p.grad is not None for p in network.heads["detection"].parameters())
+
+
+def test_retinanet_anchors_are_those_of_the_paper() -> None:
+    anchors = retinanet_anchors([(2, 3), (1, 1)], (8, 16))
+    assert anchors.shape == (9 * 7, 4)
+    width, height = anchors[:, 2] - anchors[:, 0], anchors[:, 3] - anchors[:, 1]
+    for first, side in ((0, 32), (54, 64)):
+        own = slice(first, first + 9)
+        areas = (width[own] * height[own]).sqrt()
+        expected = torch.tensor([side, side * 2 ** (1 / 3), side * 2 ** (2 / 3)] * 3)
+        torch.testing.assert_close(areas, expected, rtol=0.03, atol=0)
+        ratios = torch.tensor([0.5] * 3 + [1.0] * 3 + [2.0] * 3)
+        torch.testing.assert_close(height[own] / width[own], ratios, rtol=0.05, atol=0)
+    centres = (anchors[:54:9, :2] + anchors[:54:9, 2:]) / 2
+    assert centres.tolist() == [[0, 0], [8, 0], [16, 0], [0, 8], [8, 8], [16, 8]]
 
 
 def test_single_task_networks_have_no_parts_of_other_tasks() -> None:
