@@ -13,7 +13,7 @@ SUMMARY = "train a model from a configuration; goes on where an earlier run in t
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds this verb's arguments."""
     parser.add_argument("config", type=Path, help="YAML file, for example config/training/driving_b0.yaml")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--out", type=Path, help="folder of the run")
     parser.add_argument("--device", default="cpu", help="torch device (default: cpu)")
     parser.add_argument("--threads", type=int, default=None, help="CPU threads (default: torch's choice)")
     parser.add_argument(
@@ -22,6 +22,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="KEY=VALUE",
         help="change a key of the configuration, for example optimizer.lr=0.0005; may be repeated",
+    )
+    parser.add_argument(
+        "--pretrained",
+        metavar="SOURCE",
+        help="weights of the backbone: 'timm' fetches them, or a .safetensors or .pth file "
+        "(the same as --set pretrained=SOURCE)",
+    )
+    parser.add_argument(
+        "--print-config", action="store_true", help="print the whole configuration as YAML and end"
     )
 
 
@@ -38,26 +47,41 @@ def _commit() -> str | None:
 
 def run(args: argparse.Namespace) -> int:
     """Trains, then scores the averaged weights on the configuration's ``evaluate`` sources."""
+    from pvt_mtl_perception.training.config import config_yaml, load_config
+
+    changes = [*args.set, *([f"pretrained={args.pretrained}"] if args.pretrained else [])]
+    config = load_config(args.config, [f"--{change}" for change in changes])
+    if args.print_config:
+        print(config_yaml(config), end="")
+        return 0
+    if args.out is None:
+        raise ValueError("--out is needed: the folder of the run")
+
     import torch
 
     from pvt_mtl_perception.model.checkpoint import load_checkpoint
-    from pvt_mtl_perception.training.config import load_config
+    from pvt_mtl_perception.training.distributed import join_processes
     from pvt_mtl_perception.training.scoring import model_card, score
     from pvt_mtl_perception.training.trainer import Trainer
 
     if args.threads:
         torch.set_num_threads(args.threads)
-    config = load_config(args.config, [f"--{change}" for change in args.set])
     provenance = {
-        "command": " ".join(["pvt-mtl train", str(args.config), *(f"--set {change}" for change in args.set)]),
+        "command": " ".join(["pvt-mtl train", str(args.config), *(f"--set {change}" for change in changes)]),
         "commit": _commit(),
     }
-    trainer = Trainer(config, args.out, args.device, provenance)
-    if not trainer.run():
-        print(f"stopped at step {trainer.state.step}; the same command goes on from there", file=sys.stderr)
-        return 0
-    score(trainer.model_path, config.evaluate, args.device)
-    card = args.out / "model.md"
-    card.write_text(model_card(args.config.stem, load_checkpoint(trainer.model_path)))
-    print(f"{trainer.model_path}\n{card}")
+    with join_processes(args.device) as processes:
+        trainer = Trainer(config, args.out, processes, provenance)
+        if not trainer.run():
+            if processes.leads:
+                print(
+                    f"stopped at step {trainer.state.step}; the same command goes on from there",
+                    file=sys.stderr,
+                )
+            return 0
+    if processes.leads:
+        score(trainer.model_path, config.evaluate, str(processes.device))
+        card = args.out / "model.md"
+        card.write_text(model_card(args.config.stem, load_checkpoint(trainer.model_path)))
+        print(f"{trainer.model_path}\n{card}\n{args.out / 'curves.png'}")
     return 0

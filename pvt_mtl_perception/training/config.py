@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,30 +12,11 @@ from pathlib import Path
 from typing import Literal
 
 import jsonargparse
+import yaml
 
+from pvt_mtl_perception.data.sources import SourceConfig
 from pvt_mtl_perception.model.spec import ModelSpec
-
-
-@dataclass(frozen=True)
-class SourceConfig:
-    """One data set of the mixture.
-
-    Attributes:
-        kind: reader.
-        ratio: share of the samples drawn from it, relative to the other sources.
-        root: folder of a data set on disk; ``$NAME`` stands for an environment variable.
-        split: ``train`` or ``test`` for synthetic scenes; ``fit``, ``held_out`` or ``all`` for CamVid.
-        optional: leave the source out, saying so, where ``root`` does not exist.
-        frames: size of a synthetic source, which has no natural end: the pool that training draws from
-            (held in memory after its first pass), or the frames that are scored.
-    """
-
-    kind: Literal["synthetic", "camvid"]
-    ratio: float = 1.0
-    root: str | None = None
-    split: str = "train"
-    optional: bool = False
-    frames: int = 200
+from pvt_mtl_perception.training.balancing.config import BalancingConfig
 
 
 @dataclass(frozen=True)
@@ -43,7 +26,7 @@ class PhaseConfig:
     Attributes:
         steps: optimiser steps.
         width, height: of the training crops in pixels, multiples of 32.
-        batch_size: images a step.
+        batch_size: images a step, over all processes.
         scale: smallest and largest scale of the picture before the crop; at 1 the whole of it fits the
             checkpoint's input size.
     """
@@ -57,20 +40,30 @@ class PhaseConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW (Loshchilov 2019) with linear warm-up and a cosine to zero over all phases.
+    """Optimiser by its name in timm, and the schedule of its learning rate over all phases.
 
     Attributes:
+        name: as in ``timm.optim.list_optimizers()``.
         lr: peak learning rate.
         weight_decay: on weights of two or more dimensions.
+        layer_decay: factor from each layer of the backbone to the one below (Clark 2020); None for one rate.
+        schedule: after the warm-up, ``cosine`` or ``poly`` (with ``power``) to zero, ``multistep``, or constant.
+        power: of the ``poly`` schedule.
+        milestones: of ``multistep``: where, as parts of the run, the rate falls to a tenth.
         warmup_steps: linear from a hundredth of ``lr``.
-        clip_norm: gradients are scaled down to this norm.
-        ema_decay: of the averaged weights that are evaluated and shipped.
+        clip_norm: gradients are scaled down to this norm; None leaves them.
+        ema_decay: of the averaged weights that are evaluated and shipped; 0 ships the last weights.
     """
 
+    name: str = "adamw"
     lr: float = 1e-3
     weight_decay: float = 0.05
+    layer_decay: float | None = None
+    schedule: Literal["cosine", "poly", "multistep", "constant"] = "cosine"
+    power: float = 1.0
+    milestones: tuple[float, ...] = (2 / 3, 11 / 12)
     warmup_steps: int = 200
-    clip_norm: float = 5.0
+    clip_norm: float | None = 5.0
     ema_decay: float = 0.999
 
 
@@ -81,15 +74,26 @@ class TrainingConfig:
     Attributes:
         model: what is trained.
         train: the mixture.
-        evaluate: what the final weights are scored on.
         phases: one after the other, under one schedule.
-        task_weights: factor of each task's loss; 1 where it is not given.
-        input_width, input_height: of the finished checkpoint's preprocessing.
+        evaluate: what the final weights are scored on.
+        validate: what the averaged weights are scored on every ``validate_every`` steps; the weights with the
+            best mean of their main scores (AP, mIoU, accuracy) are kept in ``best.safetensors``.
+        optimizer: with its schedule.
+        balancing: how the tasks' losses become one gradient.
+        batches: ``mixed`` draws each image of a batch from its own source, ``homogeneous`` a whole batch from
+            one.
+        accumulate: a batch is worked through in this many parts of equal size, for less memory.
+        label_smoothing: of the classification.
         segmentation_class_weights: ``inverse_log`` lets rare classes count more (see ``class_weights``).
-        initial_weights: checkpoint to begin with, ``$NAME`` in its path standing for an environment variable;
-            parts it does not have, or has in another shape, begin at random.
+        pretrained: weights for the backbone: ``timm`` (fetched by timm), or a .safetensors or .pth file.
+        initial_weights: checkpoint to begin with, a path or ``hf://owner/name``; ``$NAME`` stands for an
+            environment variable. Parts it does not have, or has in another shape, begin at random.
+        input_width, input_height: of the finished checkpoint's preprocessing.
         precision: of the forward pass; bf16 runs under autocast.
         checkpoint_every: steps between two states to resume from.
+        keep_every: steps between two checkpoints that are kept; 0 keeps none.
+        validate_every: steps between two validations; 0 for none.
+        image_every: steps between two pictures of labels and predictions in TensorBoard; 0 for none.
         workers: processes that prepare samples.
         seed: of weights, data order and augmentation.
     """
@@ -98,17 +102,38 @@ class TrainingConfig:
     train: list[SourceConfig]
     phases: list[PhaseConfig]
     evaluate: list[SourceConfig] = field(default_factory=list)
+    validate: list[SourceConfig] = field(default_factory=list)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    task_weights: dict[str, float] = field(default_factory=dict)
+    balancing: BalancingConfig = field(default_factory=BalancingConfig)
+    batches: Literal["mixed", "homogeneous"] = "mixed"
+    accumulate: int = 1
     label_smoothing: float = 0.0
     segmentation_class_weights: Literal["none", "inverse_log"] = "none"
+    pretrained: str | None = None
     initial_weights: str | None = None
     input_width: int = 640
     input_height: int = 384
     precision: Literal["fp32", "bf16"] = "fp32"
     checkpoint_every: int = 200
+    keep_every: int = 0
+    validate_every: int = 0
+    image_every: int = 500
     workers: int = 1
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.train:
+            raise ValueError("train lists no data source")
+        for number, phase in enumerate(self.phases):
+            if phase.width % 32 or phase.height % 32:
+                raise ValueError(
+                    f"phases[{number}] is {phase.width}x{phase.height}; both are multiples of 32"
+                )
+            if phase.batch_size % self.accumulate:
+                raise ValueError(
+                    f"phases[{number}].batch_size {phase.batch_size} is not a multiple of "
+                    f"accumulate {self.accumulate}"
+                )
 
     @property
     def total_steps(self) -> int:
@@ -116,8 +141,35 @@ class TrainingConfig:
         return sum(phase.steps for phase in self.phases)
 
 
+def _config_parser() -> jsonargparse.ArgumentParser:
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_argument("--config", action="config")
+    parser.add_class_arguments(TrainingConfig)
+    return parser
+
+
+def _with_bases(path: Path, below: tuple[Path, ...] = ()) -> list[str]:
+    """The YAML texts that make up a configuration, the one that counts most last."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no training configuration at {path}")
+    if path in below:
+        raise ValueError(f"{path} extends itself by way of {' and '.join(map(str, below))}")
+    data = yaml.safe_load(path.read_text())
+    if not isinstance(data, dict):
+        raise ValueError(f"{path}: a training configuration is a mapping")
+    bases = data.pop("extends", [])
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise ValueError(f"{path}: extends is a list of files, found {bases!r}")
+    texts = [
+        text for base in bases for text in _with_bases((path.parent / base).resolve(), (*below, path))
+    ]
+    return [*texts, yaml.safe_dump(data, sort_keys=False)]
+
+
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainingConfig:
-    """Reads a run from a YAML file, with keys changed by ``--key.sub value`` arguments.
+    """Reads a run from a YAML file, with keys changed by ``--key.sub=value`` arguments.
+
+    The key ``extends`` lists files, relative to this one, whose keys count where this one does not set them.
 
     Raises:
         FileNotFoundError: when there is no such file.
@@ -125,19 +177,31 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainingConf
             naming the file.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no training configuration at {path}")
-    parser = jsonargparse.ArgumentParser(exit_on_error=False)
-    parser.add_argument("--config", action="config")
-    parser.add_class_arguments(TrainingConfig)
+    parser = _config_parser()
+    arguments = [f"--config={text}" for text in _with_bases(path)]
     try:
-        namespace = parser.parse_args([f"--config={path}", *overrides])
+        namespace = parser.parse_args([*arguments, *overrides])
         namespace.pop("config")
         return TrainingConfig(**parser.instantiate(namespace).as_dict())
     except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
-        message = str(error)
-        if found := re.search(r"Option '([\w.]+)' is not accepted", message):
-            known = [name.lstrip("-") for name in parser._option_string_actions]
-            if near := difflib.get_close_matches(found[1], known, n=1):
-                message += f"; did you mean {near[0]}?"
-        raise ValueError(f"{path}: {message}") from None
+        raise ValueError(f"{path}: {error}{_hint(str(error), parser)}") from None
+
+
+def config_yaml(config: TrainingConfig) -> str:
+    """Every key of a run as YAML that ``load_config`` reads back."""
+    plain = json.loads(json.dumps(dataclasses.asdict(config)))
+    text: str = yaml.safe_dump(plain, sort_keys=False)
+    return text
+
+
+def _hint(message: str, parser: jsonargparse.ArgumentParser) -> str:
+    """The known key nearest to the one that an error message refuses."""
+    known = [name.lstrip("-") for name in parser._option_string_actions]
+    if found := re.search(r"Option '([\w.]+)' is not accepted", message):
+        refused = found[1]
+    elif found := re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", message):
+        refused = f"{found[1]}.{found[2]}"
+    else:
+        return ""
+    near = difflib.get_close_matches(refused, known, n=1)
+    return f"; did you mean {near[0]}?" if near else ""

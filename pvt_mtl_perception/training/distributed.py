@@ -54,13 +54,13 @@ class Processes:
             dist.all_reduce(total)
         return total.clamp(min=minimum) / self.world_size
 
-    def broadcast_flag(self, flag: bool) -> bool:
-        """Whether any process has raised the flag; all get the same answer."""
+    def any(self, *flags: bool) -> tuple[bool, ...]:
+        """For each flag, whether any process has raised it; all processes get the same answer."""
         if self.world_size == 1:
-            return flag
-        tensor = torch.tensor(float(flag), device=self.device)
+            return flags
+        tensor = torch.tensor(flags, dtype=torch.float32, device=self.device)
         dist.all_reduce(tensor, dist.ReduceOp.MAX)
-        return bool(tensor)
+        return tuple(bool(flag) for flag in tensor)
 
     def wait(self) -> None:
         """Until every process has come here."""

@@ -28,7 +28,8 @@ GIOU_WEIGHT = 2.0
 DISTRIBUTION_WEIGHT = 0.25
 
 
-def _clamped(count: Tensor, minimum: float) -> Tensor:
+def clamped(count: Tensor, minimum: float) -> Tensor:
+    """The normaliser of a run of one process."""
     return count.detach().float().clamp(min=minimum)
 
 
@@ -69,7 +70,7 @@ def detection_loss(
     ignore_boxes: Sequence[Tensor],
     labelled: Tensor,
     spec: DetectionSpec,
-    normaliser: Normaliser = _clamped,
+    normaliser: Normaliser = clamped,
 ) -> dict[str, Tensor]:
     """Generalised focal loss (Li 2020, eq. 7) with ATSS assignment.
 
@@ -140,7 +141,7 @@ def segmentation_loss(
     masks: Tensor,
     ignore_index: int,
     class_weights: Tensor | None = None,
-    normaliser: Normaliser = _clamped,
+    normaliser: Normaliser = clamped,
 ) -> Tensor:
     """Mean cross-entropy over the labelled pixels of the batch, zero where there are none.
 
@@ -165,7 +166,7 @@ def classification_loss(
     logits: Mapping[str, Tensor],
     classes: Mapping[str, Tensor],
     label_smoothing: float = 0.0,
-    normaliser: Normaliser = _clamped,
+    normaliser: Normaliser = clamped,
 ) -> Tensor:
     """Cross-entropy, averaged over the labelled images of each group, summed over the groups.
 

@@ -10,17 +10,18 @@ from typing import Any
 from tqdm import tqdm
 
 from pvt_mtl_perception.data.camvid import CamVidDataset
+from pvt_mtl_perception.data.sources import SourceConfig, open_source
 from pvt_mtl_perception.evaluation.evaluator import evaluate
 from pvt_mtl_perception.inference.predictor import Predictor
 from pvt_mtl_perception.labels import load_label_set
 from pvt_mtl_perception.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from pvt_mtl_perception.model.network import MultiTaskNetwork, count_parameters
-from pvt_mtl_perception.training.config import SourceConfig
-from pvt_mtl_perception.training.trainer import open_source
 
 
-def score(path: Path, sources: Sequence[SourceConfig], device: str = "auto") -> dict[str, Any]:
-    """Evaluates a checkpoint on each source and stores the scores in its provenance.
+def score_sources(
+    checkpoint: Checkpoint | Path, sources: Sequence[SourceConfig], device: str = "auto"
+) -> dict[str, Any]:
+    """Evaluates a checkpoint on each source.
 
     CamVid is scored in its own 11 classes. A source that is optional and absent is left out.
 
@@ -30,7 +31,7 @@ def score(path: Path, sources: Sequence[SourceConfig], device: str = "auto") -> 
     Raises:
         CheckpointError, FileNotFoundError: from the checkpoint and the sources.
     """
-    predictor = Predictor(path, device=device)
+    predictor = Predictor(checkpoint, device=device)
     scores: dict[str, Any] = {}
     for source in sources:
         data = open_source(source)
@@ -40,10 +41,33 @@ def score(path: Path, sources: Sequence[SourceConfig], device: str = "auto") -> 
             continue
         taxonomy = load_label_set("camvid") if isinstance(data, CamVidDataset) else None
         scores[name] = evaluate(predictor, data, taxonomy)
+    return scores
+
+
+def score(path: Path, sources: Sequence[SourceConfig], device: str = "auto") -> dict[str, Any]:
+    """Evaluates a checkpoint on each source and stores the scores in its provenance; see ``score_sources``."""
+    scores = score_sources(path, sources, device)
     checkpoint = load_checkpoint(path)
     provenance = {**checkpoint.provenance, "scores": scores}
     save_checkpoint(path, dataclasses.replace(checkpoint, provenance=provenance))
     return scores
+
+
+def summary(scores: dict[str, Any]) -> dict[str, float]:
+    """The main score of each task and source, 0..1: AP, mIoU, and the accuracy of each label group.
+
+    Args:
+        scores: from ``score_sources``.
+    """
+    main: dict[str, float] = {}
+    for source, values in scores.items():
+        if detection := values.get("detection"):
+            main[f"AP, {source}"] = detection["ap"]
+        if segmentation := values.get("segmentation"):
+            main[f"mIoU, {source}"] = segmentation["miou"]
+        for group, result in values.get("classification", {}).items():
+            main[f"accuracy {group}, {source}"] = result["accuracy"]
+    return {name: value for name, value in main.items() if value is not None}
 
 
 def _percent(value: float | None) -> str:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pvt_mtl_perception.model.checkpoint import CheckpointError, save_tensors_atomically
+from pvt_mtl_perception.training.balancing.balancer import Balancer
 
 
 @dataclass
@@ -20,29 +21,34 @@ class TrainingState:
 
     Attributes:
         network: being trained.
-        ema: the averaged copy of it.
+        ema: the averaged copy of it, None for a run without one.
         optimizer: with its moments.
+        balancer: with its memory.
         step: optimiser steps done.
+        best: the best validation score so far, and the step it was reached at.
     """
 
     network: nn.Module
-    ema: nn.Module
+    ema: nn.Module | None
     optimizer: torch.optim.Optimizer
+    balancer: Balancer
     step: int = 0
+    best: tuple[float, int] | None = None
 
 
 def save_state(path: Path, state: TrainingState, config: dict[str, Any]) -> None:
-    """Writes weights, averaged weights, optimiser moments and random state atomically.
+    """Writes weights, averaged weights, optimiser moments and the balancer's memory atomically.
+
+    There is no random state among them: each step's random numbers follow from the run's seed and the step.
 
     Raises:
         OSError: from the file system; an earlier state at ``path`` is then intact.
     """
-    tensors: dict[str, Tensor] = {"rng.torch": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        tensors["rng.cuda"] = torch.cuda.get_rng_state()
     # A clone a tensor: safetensors refuses tensors that share memory.
-    tensors |= {f"network.{k}": v.clone() for k, v in state.network.state_dict().items()}
-    tensors |= {f"ema.{k}": v.clone() for k, v in state.ema.state_dict().items()}
+    tensors = {f"network.{k}": v.clone() for k, v in state.network.state_dict().items()}
+    if state.ema is not None:
+        tensors |= {f"ema.{k}": v.clone() for k, v in state.ema.state_dict().items()}
+    tensors |= {f"balancer.{k}": v.clone() for k, v in state.balancer.state_dict().items()}
     optimizer = state.optimizer.state_dict()
     for index, moments in optimizer["state"].items():
         tensors |= {f"optimizer.{index}.{k}": torch.as_tensor(v).clone() for k, v in moments.items()}
@@ -50,6 +56,7 @@ def save_state(path: Path, state: TrainingState, config: dict[str, Any]) -> None
         "step": str(state.step),
         "config": json.dumps(config),
         "param_groups": json.dumps(optimizer["param_groups"]),
+        "best": json.dumps(state.best),
     }
     save_tensors_atomically(path, tensors, metadata)
 
@@ -81,13 +88,14 @@ def load_state(path: Path, state: TrainingState, config: dict[str, Any]) -> None
         return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
     state.network.load_state_dict(part("network."))
-    state.ema.load_state_dict(part("ema."))
+    if state.ema is not None:
+        state.ema.load_state_dict(part("ema."))
+    state.balancer.load_state_dict(part("balancer."))
     moments: dict[int, dict[str, Tensor]] = {}
     for name, tensor in part("optimizer.").items():
         index, key = name.split(".", 1)
         moments.setdefault(int(index), {})[key] = tensor
     state.optimizer.load_state_dict({"state": moments, "param_groups": json.loads(metadata["param_groups"])})
     state.step = int(metadata["step"])
-    torch.set_rng_state(tensors["rng.torch"])
-    if "rng.cuda" in tensors and torch.cuda.is_available():
-        torch.cuda.set_rng_state(tensors["rng.cuda"])
+    best = json.loads(metadata.get("best", "null"))
+    state.best = None if best is None else (float(best[0]), int(best[1]))

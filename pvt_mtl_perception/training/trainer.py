@@ -14,18 +14,18 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, cast
 
+import numpy as np
 import torch
 from timm.optim._optim_factory import create_optimizer_v2
-from timm.scheduler.cosine_lr import CosineLRScheduler
+from timm.scheduler.scheduler_factory import create_scheduler_v2
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from pvt_mtl_perception.data.camvid import CamVidDataset
 from pvt_mtl_perception.data.collate import Batch, Collator
 from pvt_mtl_perception.data.mixture import Mixture, SampleSource, build_loader
-from pvt_mtl_perception.data.synthetic_frames import SyntheticDataset
+from pvt_mtl_perception.data.sources import SourceConfig, open_source
 from pvt_mtl_perception.data.transforms import training_transform
 from pvt_mtl_perception.model.checkpoint import (
     Checkpoint,
@@ -34,67 +34,32 @@ from pvt_mtl_perception.model.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from pvt_mtl_perception.model.network import MultiTaskNetwork, NetworkOutput
+from pvt_mtl_perception.model.network import MultiTaskNetwork
+from pvt_mtl_perception.model.pretrained import load_backbone_weights
+from pvt_mtl_perception.training.balancing import make_balancer
 from pvt_mtl_perception.training.class_weights import class_frequencies, inverse_log_weights
-from pvt_mtl_perception.training.config import SourceConfig, TrainingConfig
-from pvt_mtl_perception.training.losses import classification_loss, detection_loss, segmentation_loss
+from pvt_mtl_perception.training.config import OptimizerConfig, TrainingConfig
+from pvt_mtl_perception.training.distributed import Processes, alone
+from pvt_mtl_perception.training.log import RunLog, plot_curves
+from pvt_mtl_perception.training.objective import labelled_tasks, task_losses
+from pvt_mtl_perception.training.pictures import labels_beside_predictions
+from pvt_mtl_perception.training.scoring import score_sources, summary
 from pvt_mtl_perception.training.state import TrainingState, load_state, save_state
+
+# What changes neither weights nor data order may differ between a run and its continuation.
+_FREE_KEYS = {"workers", "checkpoint_every", "keep_every", "image_every", "evaluate"}
 
 
 class NonFiniteLossError(RuntimeError):
     """A loss was not a number or infinite; the message names the losses and the batch's samples."""
 
 
-def open_source(source: SourceConfig) -> SampleSource | None:
-    """The data set of a source; None where it is optional and absent.
-
-    Raises:
-        FileNotFoundError: when the data set's folder is absent and the source is not optional.
-        ValueError: for a split the reader does not have.
-    """
-    if source.kind == "synthetic":
-        return SyntheticDataset(cast(Any, source.split), size=source.frames, keep=source.split == "train")
-    if source.root is None:
-        raise ValueError(f"data source {source.kind!r} needs the key 'root'")
-    root = Path(os.path.expandvars(source.root))
-    if source.optional and not root.is_dir():
-        return None
-    return CamVidDataset(root, split=cast(Any, source.split))
-
-
-def task_losses(
-    output: NetworkOutput,
-    batch: Batch,
-    network: MultiTaskNetwork,
-    label_smoothing: float = 0.0,
-    segmentation_class_weights: Tensor | None = None,
-) -> dict[str, Tensor]:
-    """The loss of each task the output holds, a scalar each."""
-    losses: dict[str, Tensor] = {}
-    if output.classification is not None:
-        losses["classification"] = classification_loss(output.classification, batch.classes, label_smoothing)
-    if output.detection is not None and network.spec.detection is not None:
-        parts = detection_loss(
-            output.detection,
-            batch.boxes,
-            batch.box_labels,
-            batch.ignore_boxes,
-            batch.detection_labelled,
-            network.spec.detection,
-        )
-        losses["detection"] = torch.stack(list(parts.values())).sum()
-    if output.segmentation is not None and network.labels.segmentation is not None:
-        losses["segmentation"] = segmentation_loss(
-            output.segmentation,
-            batch.masks,
-            network.labels.segmentation.ignore_index,
-            segmentation_class_weights,
-        )
-    return losses
-
-
 def load_matching_weights(network: MultiTaskNetwork, path: str | Path) -> list[str]:
     """Copies a checkpoint's tensors where name and shape fit; the others keep their random values.
+
+    Args:
+        network: is changed.
+        path: checkpoint, a path or ``hf://owner/name``.
 
     Returns:
         Lines that say how much was taken and what was not.
@@ -115,54 +80,90 @@ def load_matching_weights(network: MultiTaskNetwork, path: str | Path) -> list[s
     ]
 
 
+def _optimizer(network: MultiTaskNetwork, config: OptimizerConfig) -> torch.optim.Optimizer:
+    return create_optimizer_v2(
+        network,
+        opt=config.name,
+        lr=config.lr,
+        weight_decay=config.weight_decay,
+        layer_decay=config.layer_decay,
+    )
+
+
+def _scheduler(optimizer: torch.optim.Optimizer, config: OptimizerConfig, steps: int) -> Any:
+    after_warmup = max(1, steps - config.warmup_steps)
+    scheduler, _ = create_scheduler_v2(
+        optimizer,
+        sched=config.schedule,
+        num_epochs=after_warmup,
+        decay_milestones=[round(part * after_warmup) for part in config.milestones],
+        # timm takes the power of ``poly`` from the same argument.
+        decay_rate=config.power if config.schedule == "poly" else 0.1,
+        warmup_epochs=config.warmup_steps,
+        warmup_lr=config.lr / 100,
+        warmup_prefix=True,
+        step_on_epochs=False,
+        updates_per_epoch=1,
+    )
+    return scheduler
+
+
 @contextmanager
-def _stop_on_sigterm() -> Iterator[list[bool]]:
-    """Yields a list that becomes non-empty when SIGTERM arrives."""
-    asked: list[bool] = []
+def _stop_requests() -> Iterator[list[signal.Signals]]:
+    """Yields a list that gets the SIGTERM or SIGINT that asks for a stop after the step; SIGINT twice stops now.
 
-    def ask(_signal: int, _frame: FrameType | None) -> None:
-        asked.append(True)
+    A step cut in two would leave weights and optimiser out of step with each other.
+    """
+    asked: list[signal.Signals] = []
 
-    previous = signal.signal(signal.SIGTERM, ask)
+    def ask(number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGINT and signal.SIGINT in asked:
+            raise KeyboardInterrupt
+        asked.append(signal.Signals(number))
+
+    previous = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield asked
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 class Trainer:
     """One run in one folder.
 
     The folder holds ``state.safetensors`` (to resume from), ``model.safetensors`` (the averaged weights as a
-    checkpoint) and ``log.jsonl`` (a line every ten steps).
+    checkpoint), ``best.safetensors`` (of the best validation), ``step_<n>.safetensors`` (kept ones),
+    ``log.jsonl`` (a line every ten steps), ``tensorboard/`` and, at the end, ``curves.png``.
 
     Args:
         config: the run.
         out: the folder, made when absent; a state in it is resumed.
-        device: torch device.
+        processes: this process among those of the run; one process on the CPU when None.
         provenance: plain data for the checkpoint.
 
     Raises:
         CheckpointError: when the folder's state is damaged or of another configuration.
-        FileNotFoundError, ValueError: from the data sources.
+        FileNotFoundError, ValueError: from the data sources and the initial weights.
     """
 
     def __init__(
         self,
         config: TrainingConfig,
         out: Path,
-        device: str = "cpu",
+        processes: Processes | None = None,
         provenance: Mapping[str, Any] | None = None,
     ) -> None:
         self.config = config
         self.out = out
-        self.device = torch.device(device)
+        self.processes = processes or alone()
+        self.device = self.processes.device
         self.provenance = dict(provenance or {})
         self.sources: list[tuple[SourceConfig, SampleSource]] = []
         for source in config.train:
             opened = open_source(source)
             if opened is None:
-                tqdm.write(f"{source.kind}: no folder {source.root}; training without it")
+                self._say(f"{source.kind}: no folder {source.root}; training without it")
             else:
                 self.sources.append((source, opened))
         if not self.sources:
@@ -170,40 +171,50 @@ class Trainer:
         self.preprocessing = Preprocessing(config.input_height, config.input_width)
         self.out.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(config.seed)
-        self.network = MultiTaskNetwork(config.model).to(self.device)
-        if config.initial_weights and not self.state_path.is_file():
-            for line in load_matching_weights(self.network, os.path.expandvars(config.initial_weights)):
-                tqdm.write(line)
-        self.segmentation_class_weights: Tensor | None = None
-        if config.segmentation_class_weights == "inverse_log" and self.network.labels.segmentation:
-            frequencies = class_frequencies(
-                [data for _, data in self.sources],
-                [source.ratio for source, _ in self.sources],
-                len(self.network.labels.segmentation),
-            )
-            self.segmentation_class_weights = inverse_log_weights(frequencies).to(self.device)
-        self.network.to(memory_format=torch.channels_last)
-        optimizer = create_optimizer_v2(
+        self.network = self._new_network()
+        optimizer = _optimizer(self.network, config.optimizer)
+        decay = config.optimizer.ema_decay
+        self.state = TrainingState(
             self.network,
-            opt="adamw",
-            lr=config.optimizer.lr,
-            weight_decay=config.optimizer.weight_decay,
-        )
-        ema = ModelEmaV3(self.network, decay=config.optimizer.ema_decay, use_warmup=True)
-        self.state = TrainingState(self.network, ema, optimizer)
-        self.scheduler = CosineLRScheduler(
+            ModelEmaV3(self.network, decay=decay, use_warmup=True) if decay else None,
             optimizer,
-            t_initial=max(1, config.total_steps - config.optimizer.warmup_steps),
-            warmup_t=config.optimizer.warmup_steps,
-            warmup_lr_init=config.optimizer.lr / 100,
-            warmup_prefix=True,
-            t_in_epochs=False,
+            make_balancer(config.balancing, self.network, config.seed),
         )
+        self.scheduler = _scheduler(optimizer, config.optimizer, config.total_steps)
         self.mean = torch.tensor(self.preprocessing.mean, device=self.device).view(1, 3, 1, 1)
         self.std = torch.tensor(self.preprocessing.std, device=self.device).view(1, 3, 1, 1)
         self._plain_config = json.loads(json.dumps(dataclasses.asdict(config)))
         if self.state_path.is_file():
             load_state(self.state_path, self.state, self._resume_key())
+        self.segmentation_class_weights = self._class_weights()
+
+    def _say(self, text: str) -> None:
+        if self.processes.leads:
+            tqdm.write(text)
+
+    def _new_network(self) -> MultiTaskNetwork:
+        config = self.config
+        network = MultiTaskNetwork(config.model)
+        if not self.state_path.is_file():
+            if config.pretrained:
+                self._say(str(load_backbone_weights(network, os.path.expandvars(config.pretrained))))
+            if config.initial_weights:
+                for line in load_matching_weights(network, os.path.expandvars(config.initial_weights)):
+                    self._say(line)
+        network.to(self.device)
+        network.to(memory_format=torch.channels_last)
+        return network
+
+    def _class_weights(self) -> Tensor | None:
+        segmentation = self.network.labels.segmentation
+        if self.config.segmentation_class_weights == "none" or segmentation is None:
+            return None
+        frequencies = class_frequencies(
+            [data for _, data in self.sources],
+            [source.ratio for source, _ in self.sources],
+            len(segmentation),
+        )
+        return inverse_log_weights(frequencies).to(self.device)
 
     @property
     def state_path(self) -> Path:
@@ -216,9 +227,7 @@ class Trainer:
         return self.out / "model.safetensors"
 
     def _resume_key(self) -> dict[str, Any]:
-        # What changes neither weights nor data order may differ between a run and its continuation.
-        free = {"workers", "checkpoint_every", "evaluate"}
-        return {k: v for k, v in self._plain_config.items() if k not in free}
+        return {k: v for k, v in self._plain_config.items() if k not in _FREE_KEYS}
 
     def _loader(self, number: int, done: int) -> DataLoader[Batch]:
         config = self.config
@@ -234,6 +243,7 @@ class Trainer:
             batch_size=phase.batch_size,
             # Every phase draws its own order and augmentation.
             seed=config.seed + (number << 32),
+            homogeneous=config.batches == "homogeneous",
         )
         labels = self.network.labels
         collator = Collator(
@@ -249,6 +259,8 @@ class Trainer:
             stop_step=phase.steps,
             workers=config.workers,
             pin_memory=self.device.type == "cuda",
+            rank=self.processes.rank,
+            world_size=self.processes.world_size,
         )
 
     def run(self) -> bool:
@@ -258,75 +270,125 @@ class Trainer:
             True when the run is complete, False when SIGTERM ended it early, with its state saved.
 
         Raises:
-            NonFiniteLossError: with the batch's sample names; the last state on disk is from before it.
-            KeyboardInterrupt: after the state has been saved.
+            NonFiniteLossError: with the batch's sample names, which are also in ``non_finite.json``; the last
+                state on disk is from before it.
+            KeyboardInterrupt: after the step has been finished and the state saved.
         """
-        config = self.config
-        log = (self.out / "log.jsonl").open("a", buffering=1)
-        bar = tqdm(total=config.total_steps, initial=self.state.step, unit="step", dynamic_ncols=True)
-        with log, bar, _stop_on_sigterm() as stop:
-            try:
-                first = 0
-                for number, phase in enumerate(config.phases):
-                    last = first + phase.steps
-                    if self.state.step < last:
-                        loader = self._loader(number, self.state.step - first)
-                        started = time.perf_counter()
-                        for batch in loader:
-                            waited = time.perf_counter() - started
-                            row = self._step(batch)
-                            row |= {"phase": number, "load_s": waited}
-                            row["step_s"] = time.perf_counter() - started
-                            bar.update()
-                            if self.state.step % 10 == 0:
-                                log.write(json.dumps(row) + "\n")
-                                bar.set_postfix(
-                                    {k: f"{v:.3f}" for k, v in row["losses"].items()}, refresh=False
-                                )
-                            if self.state.step % config.checkpoint_every == 0:
-                                self.save()
-                            if stop:
-                                self.save()
-                                return False
-                            started = time.perf_counter()
-                    first = last
-            except KeyboardInterrupt:
-                self.save()
-                raise
+        config, state = self.config, self.state
+        log = RunLog(self.out, config.total_steps, state.step, self.processes.leads)
+        with log, _stop_requests() as stop:
+            first = 0
+            for number, phase in enumerate(config.phases):
+                last = first + phase.steps
+                if state.step < last and not self._run_phase(number, first, log, stop):
+                    if signal.SIGINT in stop:
+                        raise KeyboardInterrupt
+                    return False
+                first = last
         self.save()
+        if self.processes.leads:
+            plot_curves(self.out / "log.jsonl", self.out / "curves.png")
+        return True
+
+    def _run_phase(self, number: int, first: int, log: RunLog, stop: list[signal.Signals]) -> bool:
+        """The steps of a phase that are left; False when it was stopped."""
+        config, state = self.config, self.state
+        started = time.perf_counter()
+        for batch in self._loader(number, state.step - first):
+            waited = time.perf_counter() - started
+            row = self._step(batch) | {"phase": number, "load_s": waited}
+            row["step_s"] = time.perf_counter() - started
+            log.step(row)
+            if config.image_every and state.step % config.image_every == 0 and self.processes.leads:
+                log.images(state.step, labels_beside_predictions(self.checkpoint(), batch))
+            if config.keep_every and state.step % config.keep_every == 0 and self.processes.leads:
+                save_checkpoint(self.out / f"step_{state.step}.safetensors", self.checkpoint())
+            if config.validate_every and state.step % config.validate_every == 0:
+                self._validate(log)
+            if state.step % config.checkpoint_every == 0:
+                self.save()
+            if self.processes.any(bool(stop))[0]:
+                self.save()
+                return False
+            started = time.perf_counter()
         return True
 
     def _step(self, batch: Batch) -> dict[str, Any]:
-        config, state = self.config, self.state
-        batch = batch.to(self.device, non_blocking=True)
-        images = batch.images.to(memory_format=torch.channels_last).float().div_(255)
-        images = images.sub_(self.mean).div_(self.std)
+        config, state, processes = self.config, self.state, self.processes
+        _seed_step(config.seed, state.step, processes.rank)
         self.network.train()
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            output = self.network(images)
-        losses = task_losses(
-            output, batch, self.network, config.label_smoothing, self.segmentation_class_weights
-        )
-        weights = config.task_weights
-        total = torch.stack([weights.get(task, 1.0) * loss for task, loss in losses.items()]).sum()
-        values = {task: float(loss.detach()) for task, loss in losses.items()}
-        if not all(map(math.isfinite, values.values())):
-            raise NonFiniteLossError(
-                f"step {state.step}: losses {values} on the samples {', '.join(batch.names)}"
-            )
         state.optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(total)
-        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), config.optimizer.clip_norm)
+        values: dict[str, float] = {}
+        parts = batch.split(config.accumulate)
+        for part in parts:
+            for task, value in self._backward(part, 1 / len(parts)).items():
+                values[task] = values.get(task, 0.0) + value / len(parts)
+        weights = state.balancer.finish(processes.mean_ if processes.world_size > 1 else None)
+        limit = config.optimizer.clip_norm
+        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), math.inf if limit is None else limit)
         self.scheduler.step_update(state.step)
         state.optimizer.step()
         state.step += 1
-        cast(ModelEmaV3, state.ema).update(self.network, step=state.step)
+        if state.ema is not None:
+            cast(ModelEmaV3, state.ema).update(self.network, step=state.step)
         return {
             "step": state.step,
             "losses": values,
+            "weights": weights,
             "grad_norm": float(norm),
-            "lr": state.optimizer.param_groups[0]["lr"],
+            "lr": max(group["lr"] for group in state.optimizer.param_groups),
         }
+
+    def _backward(self, batch: Batch, share: float) -> dict[str, float]:
+        """Adds a part of a step to the gradients; the values of its losses."""
+        config, processes = self.config, self.processes
+        here = labelled_tasks(batch)
+        # All processes compute the same tasks, because they meet in the losses' divisors.
+        present = processes.any(*(task in here for task in self.network.tasks))
+        tasks = [task for task, labelled in zip(self.network.tasks, present, strict=True) if labelled]
+        if not tasks:
+            return {}
+        batch = batch.to(self.device, non_blocking=True)
+        images = batch.images.to(memory_format=torch.channels_last).float().div_(255)
+        images = images.sub_(self.mean).div_(self.std)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            output = self.network(images, tasks)
+        losses = task_losses(
+            output,
+            batch,
+            self.network,
+            config.label_smoothing,
+            self.segmentation_class_weights,
+            processes.share_of_total,
+        )
+        values = {task: float(loss.detach()) for task, loss in losses.items()}
+        if not all(map(math.isfinite, values.values())):
+            self._stop_on_non_finite(values, batch.names)
+        self.state.balancer.backward(losses, share)
+        return values
+
+    def _stop_on_non_finite(self, values: Mapping[str, float], names: tuple[str, ...]) -> None:
+        step = self.state.step
+        record = {"step": step, "losses": {k: str(v) for k, v in values.items()}, "samples": list(names)}
+        path = self.out / f"non_finite{f'_{self.processes.rank}' if self.processes.rank else ''}.json"
+        path.write_text(json.dumps(record, indent=1))
+        raise NonFiniteLossError(
+            f"step {step}: losses {dict(values)} on the samples {', '.join(names)} (written to {path})"
+        )
+
+    def _validate(self, log: RunLog) -> None:
+        if self.processes.leads:
+            checkpoint = self.checkpoint()
+            scores = summary(score_sources(checkpoint, self.config.validate, str(self.device)))
+            log.validation(self.state.step, scores)
+            mean = float(np.mean(list(scores.values())))
+            if self.state.best is None or mean > self.state.best[0]:
+                self.state.best = (mean, self.state.step)
+                provenance = {**checkpoint.provenance, "validation": scores}
+                save_checkpoint(
+                    self.out / "best.safetensors", dataclasses.replace(checkpoint, provenance=provenance)
+                )
+        self.processes.wait()
 
     def save(self) -> None:
         """Writes the state to resume from and the checkpoint of the averaged weights.
@@ -334,12 +396,15 @@ class Trainer:
         Raises:
             OSError: from the file system; what was there before is then intact.
         """
-        save_state(self.state_path, self.state, self._resume_key())
-        save_checkpoint(self.model_path, self.checkpoint())
+        if self.processes.leads:
+            save_state(self.state_path, self.state, self._resume_key())
+            save_checkpoint(self.model_path, self.checkpoint())
+        self.processes.wait()
 
     def checkpoint(self) -> Checkpoint:
         """The averaged weights with everything needed to use them."""
-        module = cast(ModelEmaV3, self.state.ema).module
+        ema = self.state.ema
+        module = self.network if ema is None else cast(ModelEmaV3, ema).module
         return Checkpoint(
             spec=self.config.model,
             labels=self.network.labels,
@@ -353,3 +418,12 @@ class Trainer:
                 "trained_on": [source.kind for source, _ in self.sources],
             },
         )
+
+
+def _seed_step(seed: int, step: int, rank: int) -> None:
+    """Dropout and stochastic depth of a step follow from seed, step and process alone."""
+    value = int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0])
+    # torch.manual_seed also formats a stack trace for the GPU generators, which takes over a millisecond.
+    torch.default_generator.manual_seed(value)
+    if torch.cuda.is_available():
+        torch.cuda.manual_seed(value)

@@ -6,14 +6,18 @@ import dataclasses
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from pvt_mtl_perception.data.sources import SourceConfig
 from pvt_mtl_perception.model.checkpoint import CheckpointError, load_checkpoint
 from pvt_mtl_perception.model.spec import (
     ClassificationSpec,
@@ -25,8 +29,8 @@ from pvt_mtl_perception.model.spec import (
 from pvt_mtl_perception.training.config import (
     OptimizerConfig,
     PhaseConfig,
-    SourceConfig,
     TrainingConfig,
+    config_yaml,
     load_config,
 )
 from pvt_mtl_perception.training.trainer import NonFiniteLossError, Trainer
@@ -91,7 +95,7 @@ def test_losses_fall_on_a_few_frames(tmp_path: Path) -> None:
     trainer = Trainer(config, tmp_path)
     assert trainer.run()
     log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in log] == [10, 20, 30, 40, 50, 60]
+    assert [row["step"] for row in log] == [1, 10, 20, 30, 40, 50, 60]
     first, last = log[0]["losses"], log[-1]["losses"]
     assert set(first) == {"classification", "detection", "segmentation"}
     assert last["segmentation"] < 0.85 * first["segmentation"]
@@ -106,6 +110,68 @@ def test_a_loss_that_is_no_number_names_the_samples(tmp_path: Path) -> None:
         NonFiniteLossError, match=r"step 0: losses .*'segmentation': nan.* on the samples synthetic"
     ):
         trainer.run()
+    record = json.loads((tmp_path / "non_finite.json").read_text())
+    assert record["step"] == 0 and len(record["samples"]) == 2 and record["losses"]["segmentation"] == "nan"
+
+
+def test_a_run_leaves_curves_pictures_and_the_checkpoints_it_was_asked_for(tmp_path: Path) -> None:
+    config = small_config(
+        validate=[SourceConfig("synthetic", split="test", frames=2)],
+        validate_every=2,
+        keep_every=3,
+        image_every=4,
+        optimizer=OptimizerConfig(
+            name="sgd", schedule="multistep", milestones=(0.5,), warmup_steps=0, clip_norm=None, ema_decay=0
+        ),
+    )
+    trainer = Trainer(config, tmp_path)
+    assert trainer.run()
+    assert (tmp_path / "step_3.safetensors").is_file() and not (tmp_path / "step_4.safetensors").exists()
+    assert cv2.imread(str(tmp_path / "curves.png")).shape[0] > 300
+    assert trainer.state.best is not None and trainer.state.best[1] in (2, 4)
+    best = load_checkpoint(tmp_path / "best.safetensors").provenance
+    assert best["steps"] == trainer.state.best[1] and "mIoU, synthetic/test" in best["validation"]
+    assert trainer.state.optimizer.param_groups[0]["lr"] == pytest.approx(1e-4)
+
+    board = EventAccumulator(str(tmp_path / "tensorboard"))
+    board.Reload()
+    assert {"losses/detection", "weights/segmentation", "run/lr", "validation/AP, synthetic/test"} <= set(
+        board.Tags()["scalars"]
+    )
+    (picture,) = board.Images("labels and predictions/0")
+    assert (picture.step, picture.width, picture.height) == (4, 2 * 64, 64)
+
+
+def test_a_batch_in_parts_takes_the_step_of_the_whole(tmp_path: Path) -> None:
+    # Segmentation is labelled everywhere, so the parts' means are the whole's.
+    model = ModelSpec(neck=NeckSpec(channels=16), segmentation=SegmentationSpec(channels=16))
+    phases = [PhaseConfig(2, 64, 64, 4, scale=(0.5, 0.5))]
+    optimizer = OptimizerConfig(name="sgd", warmup_steps=0)
+    whole = Trainer(small_config(model=model, phases=phases, optimizer=optimizer), tmp_path / "whole")
+    parts = Trainer(
+        small_config(model=model, phases=phases, optimizer=optimizer, accumulate=2), tmp_path / "parts"
+    )
+    assert whole.run() and parts.run()
+    for name, value in weights(whole.model_path).items():
+        torch.testing.assert_close(weights(parts.model_path)[name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_a_full_disk_leaves_the_state_that_was_there(tmp_path: Path) -> None:
+    trainer = Trainer(small_config(), tmp_path)
+    trainer.save()
+    before = trainer.state_path.read_bytes()
+    trainer.state.step = 7
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))
+    try:
+        with pytest.raises(OSError):
+            trainer.save()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert trainer.state_path.read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.safetensors", "state.safetensors"]
 
 
 def test_a_state_of_another_configuration_is_refused(tmp_path: Path) -> None:
@@ -162,6 +228,32 @@ def test_configuration_errors_name_file_and_key(tmp_path: Path) -> None:
         load_config(tmp_path / "none.yaml")
     changed = load_config(REPOSITORY / "config/training/driving_b0.yaml", ["--optimizer.lr", "0.5"])
     assert changed.optimizer.lr == 0.5
+
+
+def test_a_configuration_builds_on_others_and_prints_whole(tmp_path: Path) -> None:
+    (tmp_path / "data.yaml").write_text(
+        "model: {detection: {channels: 32}, segmentation: {channels: 32}}\n"
+        "train: [{kind: synthetic}]\n"
+        "phases: [{steps: 5, width: 64, height: 64, batch_size: 2}]\n"
+        "optimizer: {lr: 0.5}\n"
+    )
+    (tmp_path / "one_task.yaml").write_text("model: {segmentation: null}\noptimizer: {ema_decay: 0.5}\n")
+    path = tmp_path / "run.yaml"
+    path.write_text("extends: [data.yaml, one_task.yaml]\nseed: 4\n")
+    config = load_config(path, ["--optimizer.lr=0.25"])
+    assert config.model.tasks == ("detection",) and config.model.detection.channels == 32
+    assert (config.seed, config.optimizer.lr, config.optimizer.ema_decay) == (4, 0.25, 0.5)
+    (tmp_path / "printed.yaml").write_text(config_yaml(config))
+    assert load_config(tmp_path / "printed.yaml") == config
+    path.write_text("extends: [run.yaml]\n")
+    with pytest.raises(ValueError, match="extends itself"):
+        load_config(path)
+    path.write_text("extends: [data.yaml]\nmodel: {backbon: {name: x}}\n")
+    with pytest.raises(ValueError, match=r"did you mean model\.backbone"):
+        load_config(path)
+    path.write_text("extends: [data.yaml]\nphases: [{steps: 1, width: 360, height: 64, batch_size: 1}]\n")
+    with pytest.raises(ValueError, match="multiples of 32"):
+        load_config(path)
 
 
 def test_a_run_begins_with_the_tensors_of_a_checkpoint_that_fit(tmp_path: Path, capsys) -> None:

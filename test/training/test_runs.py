@@ -1,0 +1,88 @@
+"""Runs as a user starts them: killed and started again, and in several processes."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from pvt_mtl_perception.model.checkpoint import load_checkpoint
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+RUN = """
+model:
+  neck: {channels: 16}
+  classification: {label_sets: {weather: driving_weather}, dropout: %(dropout)s}
+  detection: {channels: 16, num_convs: 1}
+  segmentation: {channels: 16}
+train: [{kind: synthetic, frames: 4}]
+phases: [{steps: %(steps)d, width: 64, height: 64, batch_size: 4, scale: [0.3, 0.5]}]
+optimizer: {name: %(optimizer)s, lr: 0.002, warmup_steps: 1, ema_decay: 0.9}
+balancing: {method: %(method)s}
+segmentation_class_weights: inverse_log
+input_width: 160
+input_height: 96
+checkpoint_every: 2
+workers: 1
+"""
+
+
+def train(config: Path, out: Path, *launcher: str) -> list[str]:
+    return [sys.executable, *launcher, "-m", "pvt_mtl_perception.cli", "train", str(config), "--out", str(out)]
+
+
+def run(command: list[str], **environment: str) -> None:
+    done = subprocess.run(
+        command,
+        cwd=REPOSITORY,
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    return dict(load_checkpoint(out / "model.safetensors").state_dict)
+
+
+def test_a_run_killed_at_any_step_ends_with_the_same_weights_bit_for_bit(tmp_path: Path) -> None:
+    config = tmp_path / "run.yaml"
+    config.write_text(RUN % {"steps": 6, "dropout": 0.2, "optimizer": "adamw", "method": "gradnorm"})
+    run(train(config, tmp_path / "whole"))
+    killed = subprocess.Popen(
+        train(config, tmp_path / "killed"),
+        cwd=REPOSITORY,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    said = ""
+    while not re.search(r"\b[345]/6 ", said):
+        said += killed.stderr.read(1)
+        assert killed.poll() is None, said
+    killed.kill()
+    killed.communicate()
+    assert not (tmp_path / "killed" / "curves.png").exists()
+    run(train(config, tmp_path / "killed"))
+    expected, found = weights(tmp_path / "whole"), weights(tmp_path / "killed")
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+@pytest.mark.parametrize("method", ["equal", "mgda"])
+def test_two_processes_take_the_steps_of_one(tmp_path: Path, method: str) -> None:
+    config = tmp_path / "run.yaml"
+    config.write_text(RUN % {"steps": 3, "dropout": 0.0, "optimizer": "sgd", "method": method})
+    run(train(config, tmp_path / "one"))
+    run(train(config, tmp_path / "two", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"))
+    expected, found = weights(tmp_path / "one"), weights(tmp_path / "two")
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-5, msg=name)
