@@ -103,6 +103,4 @@ def _dataset(args: argparse.Namespace, split: str) -> SampleSource:
 
     if args.root is None:
         raise ValueError("--data camvid needs --root, or CAMVID_ROOT in the environment")
-    if split in ("train", "val"):
-        return CamVidDataset(args.root, f"{split}.txt")
-    return CamVidDataset(args.root, split="fit" if split == "fit" else "held_out")
+    return CamVidDataset(args.root, split)

@@ -5,17 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from pvt_mtl_perception.data.derived_boxes import DerivedBoxes, derive_boxes
+from pvt_mtl_perception.data.reading import SampleError, map_mask, read_ids, read_image, require_split
 from pvt_mtl_perception.data.sample import Sample
-from pvt_mtl_perception.labels import LabelSet, load_label_set
+from pvt_mtl_perception.labels import TaskLabels, load_label_set
 
-Split = Literal["all", "fit", "held_out"]
+SPLITS = {"train": "train.txt", "val": "val.txt", "fit": "train.txt", "held_out": "train.txt"}
+"""List file of each split; ``fit`` and ``held_out`` part the frames of ``train``."""
 
 FOLDS = 5
 # The middle one of every five blocks: the start and the end of each sequence stay in ``fit``.
@@ -74,49 +74,46 @@ class CamVidDataset:
 
     Args:
         root: the folder that holds the list files and the folders they name.
-        list_file: ``train.txt`` or ``val.txt``: lines ``image label``, relative to ``root``.
-        split: ``all`` frames of the list, those ``held_out`` (one fold of ``time_blocks``), or the rest,
-            ``fit``.
-        held_out_fold: which fold is held out, 0..FOLDS-1.
-        segmentation, detection, timeofday: label sets; the first two have a mapping from ``camvid``.
+        split: ``train`` or ``val``, the official ones, whose lists are ``train.txt`` and ``val.txt`` (lines
+            ``image label``, relative to ``root``); or a part of ``train``: the frames ``held_out`` (one fold
+            of ``time_blocks``) or the rest, ``fit``.
 
     Raises:
         FileNotFoundError: when ``root`` or the list file does not exist.
-        ValueError: when a line of the list has another form, or no frame is left.
+        SampleError: when a line of the list has another form, a frame is there twice, or none is left.
+        ValueError: for another split.
     """
 
-    def __init__(
-        self,
-        root: str | Path,
-        list_file: str = "train.txt",
-        split: Split = "all",
-        held_out_fold: int = HELD_OUT_FOLD,
-        segmentation: LabelSet | None = None,
-        detection: LabelSet | None = None,
-        timeofday: LabelSet | None = None,
-    ) -> None:
+    def __init__(self, root: str | Path, split: str = "train") -> None:
+        require_split(split, SPLITS, "camvid")
         self.root = Path(root)
-        path = self.root / list_file
+        path = self.root / SPLITS[split]
         if not path.is_file():
             raise FileNotFoundError(f"{path} does not exist; CamVid's folder holds train.txt and val.txt")
         pairs = []
         for number, line in enumerate(path.read_text().splitlines(), 1):
             parts = line.split()
             if len(parts) not in (0, 2):
-                raise ValueError(f"{path}:{number}: expected 'image label', found {line!r}")
+                raise SampleError(f"expected 'image label', found {line!r}", path, f"line {number}")
             if parts:
                 pairs.append((parts[0], parts[1]))
-        if split != "all":
-            held_out = time_blocks([image for image, _ in pairs]) == held_out_fold
+        images = [image for image, _ in pairs]
+        if len(set(images)) < len(images):
+            twice = next(image for i, image in enumerate(images) if image in images[:i])
+            raise SampleError("the frame is there twice", path, twice)
+        if split in ("fit", "held_out"):
+            held_out = time_blocks(images) == HELD_OUT_FOLD
             pairs = [pair for pair, out in zip(pairs, held_out, strict=True) if out == (split == "held_out")]
         if not pairs:
-            raise ValueError(f"{path} lists no frames for split {split!r}")
+            raise SampleError(f"lists no frames for split {split!r}", path)
         self.pairs = tuple(pairs)
         camvid = load_label_set("camvid")
-        segmentation = segmentation or load_label_set("driving_segmentation")
-        detection = detection or load_label_set("driving_detection")
-        timeofday = timeofday or load_label_set("driving_timeofday")
+        segmentation = load_label_set("driving_segmentation")
+        detection = load_label_set("driving_detection")
+        timeofday = load_label_set("driving_timeofday")
+        self.labels = TaskLabels({"timeofday": timeofday}, detection, segmentation)
         self._to_segmentation = segmentation.lookup_from(camvid)
+        self._known = np.arange(256) <= _UNLABELLED
         self._to_detection = detection.lookup_from(camvid)
         self.box_classes = tuple(
             int(i) for i in np.unique(self._to_detection[self._to_detection != detection.ignore_index])
@@ -132,37 +129,25 @@ class CamVidDataset:
         """One frame.
 
         Raises:
-            FileNotFoundError: when the image or the label cannot be read.
-            ValueError: when the label has another size than the image or holds an id above 11.
+            SampleError: when a file is missing or damaged, image and label differ in size, or the label holds
+                an id above 11.
         """
         image_name, label_name = self.pairs[index]
-        image = cv2.imread(str(self.root / image_name), cv2.IMREAD_COLOR_RGB)
-        if image is None:
-            raise FileNotFoundError(f"{self.root / image_name} is missing or not an image")
-        source = cv2.imread(str(self.root / label_name), cv2.IMREAD_UNCHANGED)
-        if source is None:
-            raise FileNotFoundError(f"{self.root / label_name} is missing or not an image")
-        if source.shape != image.shape[:2] or source.dtype != np.uint8:
-            raise ValueError(
-                f"{self.root / label_name} is {source.dtype} {source.shape}, "
-                f"expected uint8 {image.shape[:2]} like {image_name}"
-            )
-        if (largest := int(source.max())) > _UNLABELLED:
-            raise ValueError(
-                f"{self.root / label_name} holds class id {largest}; CamVid's are 0..{_UNLABELLED}"
-            )
-        mask = source.astype(np.uint8, copy=False)
+        image = read_image(self.root / image_name)
+        path = self.root / label_name
+        source = read_ids(path, image.shape[:2])
+        mask = map_mask(source, self._to_segmentation, self._known, path)
         derived = self._derived.get(index)
         if derived is None:
-            derived = self._derived[index] = derive_boxes(mask, self._to_detection)
+            derived = self._derived[index] = derive_boxes(source, self._to_detection)
         name = Path(image_name).stem
         return Sample(
-            image=image.astype(np.uint8, copy=False),
+            image=image,
             boxes=derived.boxes,
             box_labels=derived.labels,
             ignore_boxes=derived.ignore_boxes,
             box_classes=self.box_classes,
-            mask=cv2.LUT(mask, self._to_segmentation).astype(np.uint8, copy=False),
+            mask=mask,
             classes={"timeofday": self._dusk if name.split("_")[0] in _DUSK_SEQUENCES else self._day},
-            name=image_name,
+            name=str(self.root / image_name),
         )

@@ -64,6 +64,35 @@ class Batch:
         """For each image its ignore boxes, float32 (m, 4), views."""
         return torch.split(self.all_ignore_boxes, list(self.ignore_counts))
 
+    def split(self, parts: int) -> list[Batch]:
+        """The batch in ``parts`` batches of equal size, views, in order.
+
+        Raises:
+            ValueError: when ``parts`` does not divide the number of images.
+        """
+        if len(self) % parts:
+            raise ValueError(f"a batch of {len(self)} images has no {parts} parts of equal size")
+        if parts == 1:
+            return [self]
+        size = len(self) // parts
+        boxes, labels, ignored = self.boxes, self.box_labels, self.ignore_boxes
+        rows = [slice(start, start + size) for start in range(0, len(self), size)]
+        return [
+            Batch(
+                images=self.images[part],
+                all_boxes=torch.cat(boxes[part]),
+                all_box_labels=torch.cat(labels[part]),
+                all_ignore_boxes=torch.cat(ignored[part]),
+                box_counts=self.box_counts[part],
+                ignore_counts=self.ignore_counts[part],
+                detection_labelled=self.detection_labelled[part],
+                masks=self.masks[part],
+                classes={group: ids[part] for group, ids in self.classes.items()},
+                names=self.names[part],
+            )
+            for part in rows
+        ]
+
     def pin_memory(self) -> Batch:
         """The batch in page-locked memory; a ``DataLoader`` with ``pin_memory=True`` calls this."""
         return self._map(lambda tensor: tensor.pin_memory())

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pvt_mtl_perception.data.reading import require_split
 from pvt_mtl_perception.data.sample import Sample
 from pvt_mtl_perception.data.synthetic import render_frame
+from pvt_mtl_perception.labels import TaskLabels, load_label_set
 
 _SEEDS = 1 << 31
 # Walks through all seeds of a split from any start (odd, so it shares no factor with _SEEDS).
@@ -27,7 +29,7 @@ class SyntheticDataset:
             pool of ``size`` frames costs no rendering. A frame that is given out is shared, not copied.
 
     Raises:
-        ValueError: when ``size`` is not 1 .. 2**31.
+        ValueError: for another split, or when ``size`` is not 1 .. 2**31.
     """
 
     def __init__(
@@ -38,12 +40,17 @@ class SyntheticDataset:
         frame_size: tuple[int, int] = (640, 384),
         keep: bool = False,
     ) -> None:
+        require_split(split, ("train", "test"), "synthetic")
         if size is not None and not 1 <= size <= _SEEDS:
             raise ValueError(f"size is 1..{_SEEDS} frames, found {size}")
         self.split: Literal["train", "test"] = split
         self.base_seed = base_seed
         self.size = size
         self.frame_size = frame_size
+        groups = {group: load_label_set(f"driving_{group}") for group in ("weather", "scene", "timeofday")}
+        self.labels = TaskLabels(
+            groups, load_label_set("driving_detection"), load_label_set("driving_segmentation")
+        )
         self._kept: dict[int, Sample] | None = {} if keep else None
 
     def __len__(self) -> int:

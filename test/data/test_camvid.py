@@ -8,6 +8,7 @@ import pytest
 
 from pvt_mtl_perception.data.camvid import CamVidDataset, time_blocks
 from pvt_mtl_perception.data.derived_boxes import derive_boxes
+from pvt_mtl_perception.data.reading import SampleError
 from pvt_mtl_perception.labels import load_label_set
 
 SEGMENTATION = load_label_set("driving_segmentation")
@@ -54,7 +55,7 @@ def test_frame_is_mapped_into_the_driving_taxonomy(folder: Path) -> None:
 
 def test_held_out_and_fit_share_nothing_and_every_sequence_gives_to_both(folder: Path) -> None:
     fit, held_out = (
-        {image for image, _ in CamVidDataset(folder, split=split).pairs} for split in ("fit", "held_out")
+        {image for image, _ in CamVidDataset(folder, split).pairs} for split in ("fit", "held_out")
     )
     assert not fit & held_out and len(fit | held_out) == 16
     assert {name[:6] for name in held_out} == {name[:6] for name in fit} == {"0001TP", "0006R0"}
@@ -108,22 +109,25 @@ def test_errors_name_the_file(folder: Path) -> None:
     dataset = CamVidDataset(folder)
     name = str(folder / dataset.pairs[0][1])
     cv2.imwrite(name, np.full((60, 80), 12, np.uint8))
-    with pytest.raises(ValueError, match=r"0001TP_f00000_label.png holds class id 12; CamVid's are 0\.\.11"):
+    with pytest.raises(ValueError, match=r"0001TP_f00000_label\.png: holds class id 12; the ids go up to 11"):
         dataset[0]
     cv2.imwrite(name, np.zeros((59, 80), np.uint8))
-    with pytest.raises(ValueError, match=r"0001TP_f00000_label.png is uint8 \(59, 80\), expected"):
+    with pytest.raises(ValueError, match=r"0001TP_f00000_label\.png: is 80x59 pixels, its image 80x60"):
         dataset[0]
     Path(name).unlink()
-    with pytest.raises(FileNotFoundError, match=r"0001TP_f00000_label.png is missing"):
+    with pytest.raises(SampleError, match=r"0001TP_f00000_label\.png: the file is missing"):
         dataset[0]
     (folder / dataset.pairs[0][0]).write_bytes(b"no image")
-    with pytest.raises(FileNotFoundError, match=r"0001TP_f00000.png is missing or not an image"):
+    with pytest.raises(SampleError, match=r"0001TP_f00000\.png: damaged, or not an image"):
         dataset[0]
     (folder / "train.txt").write_text("one two three\n")
-    with pytest.raises(ValueError, match=r"train.txt:1: expected 'image label'"):
+    with pytest.raises(ValueError, match=r"train\.txt: line 1: expected 'image label'"):
+        CamVidDataset(folder)
+    (folder / "train.txt").write_text("a.png b.png\na.png c.png\n")
+    with pytest.raises(SampleError, match=r"train\.txt: a\.png: the frame is there twice"):
         CamVidDataset(folder)
     with pytest.raises(FileNotFoundError, match=r"val.txt does not exist"):
-        CamVidDataset(folder, "val.txt")
+        CamVidDataset(folder, "val")
 
 
 def test_real_train_set_has_the_known_numbers_of_derived_boxes(camvid_root: Path) -> None:

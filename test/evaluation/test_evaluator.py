@@ -73,7 +73,7 @@ def test_a_model_that_knows_the_labels_scores_one_in_every_task() -> None:
 
 
 def test_real_camvid_scores_in_its_own_taxonomy(camvid_root: Path) -> None:
-    dataset = CamVidDataset(camvid_root, "val.txt")
+    dataset = CamVidDataset(camvid_root, "val")
     dataset.pairs = dataset.pairs[::20]
     scores = evaluate(Oracle(dataset), dataset, load_label_set("camvid"), progress=False)
     assert set(scores["segmentation"]["per_class"]) <= set(load_label_set("camvid").names)
