@@ -6,7 +6,10 @@ from typing import Any
 
 import timm
 import torch
+import torch.distributed
+from timm.layers.norm_act import convert_sync_batchnorm, freeze_batch_norm_2d
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from pvt_mtl_perception.model.spec import BackboneSpec
 
@@ -20,7 +23,8 @@ class Backbone(nn.Module):
         channels: width of C2, C3, C4 and C5.
 
     Raises:
-        ValueError: when timm does not know the name, or the model lacks one of the strides.
+        ValueError: when timm does not know the name, the model lacks one of the strides, or ``norm`` is about
+            BatchNorm and the model has none.
     """
 
     def __init__(self, spec: BackboneSpec) -> None:
@@ -39,12 +43,33 @@ class Backbone(nn.Module):
         # Some families also yield features at stride 2.
         self.indices = tuple(reductions.index(r) for r in REDUCTIONS)
         self.channels: tuple[int, ...] = tuple(body.feature_info.channels()[i] for i in self.indices)
-        self.body = body
+        self.body = _with_norm(body, spec)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) normalised images to C2..C5, each (B, channels, H/stride, W/stride)."""
         features: list[Tensor] = self.body(images)
         return [features[i] for i in self.indices]
+
+
+def _with_norm(body: nn.Module, spec: BackboneSpec) -> nn.Module:
+    """The body with its BatchNorm layers converted as the spec says.
+
+    timm's conversions, because its layers may hold the activation too, which torch's would drop.
+    """
+    if spec.norm == "batch":
+        return body
+    if not any(isinstance(module, _BatchNorm) for module in body.modules()):
+        raise ValueError(
+            f"backbone.norm is {spec.norm!r}, but {spec.name} has no BatchNorm; leave it at batch"
+        )
+    if spec.norm == "frozen":
+        frozen: nn.Module = freeze_batch_norm_2d(body)  # type: ignore[no-untyped-call]
+        return frozen
+    # One process alone, such as a node, has nobody to synchronise with; the weights' names are the same.
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        synchronised: nn.Module = convert_sync_batchnorm(body)  # type: ignore[no-untyped-call]
+        return synchronised
+    return body
 
 
 def check_input_size(images: Tensor) -> None:

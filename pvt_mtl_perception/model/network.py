@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from timm.models._manipulate import MATCH_PREV_GROUP
 from torch import Tensor, nn
 
 from pvt_mtl_perception.labels import TaskLabels
@@ -78,6 +79,25 @@ class MultiTaskNetwork(nn.Module):
     def tasks(self) -> tuple[str, ...]:
         """The tasks this network has heads for."""
         return self.spec.tasks
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """How timm's layer decay orders the parameters: stem, the backbone's blocks, then all of the rest.
+
+        ``timm.optim.create_optimizer_v2(network, layer_decay=...)`` calls it. Neck and heads match nothing,
+        which timm takes for the last layer, so they keep the full learning rate.
+
+        Args:
+            coarse: a layer is a whole stage instead of a block.
+        """
+        # timm's names of a block: stages_0.blocks.1 (PVT, ConvNeXt), s1.b2 (RegNet), layer1.0 (ResNet).
+        stage = r"backbone\.body\.[a-z]+_?(\d+)\."
+        in_stage = r"backbone\.body\.[a-z]+_?\d+\.(?:norm|downsample|[a-z_.]*\d+\.)"
+        blocks: list[tuple[str, tuple[int, ...] | None]] = [
+            (rf"{stage}norm", MATCH_PREV_GROUP),
+            (rf"{stage}downsample", (0,)),
+            (rf"{stage}[a-z_.]*(\d+)\.", None),
+        ]
+        return {"stem": rf"(?!{in_stage})backbone\.", "blocks": stage if coarse else blocks}
 
     def forward(self, images: Tensor, tasks: Collection[str] | None = None) -> NetworkOutput:
         """Runs the heads of the asked-for tasks.

@@ -24,10 +24,14 @@ class BackboneSpec:
     Attributes:
         name: a timm model that offers ``features_only``; it must have strides 4, 8, 16 and 32.
         drop_path_rate: stochastic depth while training, 0..1.
+        norm: what a backbone with BatchNorm does with it. ``batch`` learns from each process's own batch;
+            ``sync`` from the batches of all processes (GPUs only); ``frozen`` keeps statistics and scale as
+            they were loaded, for data sets that would otherwise mix theirs.
     """
 
     name: str = "pvt_v2_b0"
     drop_path_rate: float = 0.0
+    norm: Literal["batch", "frozen", "sync"] = "batch"
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed
+from timm.models import group_parameters
+from timm.optim import create_optimizer_v2
+from timm.scheduler import CosineLRScheduler
 from torch import nn
 
 from pvt_mtl_perception.model.anchors import retinanet_anchors
@@ -162,3 +167,104 @@ def test_unknown_task_and_backbone_are_named() -> None:
         MultiTaskNetwork(make_spec(backbone="pvt_v2_b9"))
     with pytest.raises(ValueError, match="features at strides"):
         MultiTaskNetwork(make_spec(backbone="vit_tiny_patch16_224"))
+
+
+BLOCKS = {
+    "pvt_v2_b0": [2, 2, 2, 2],
+    "pvt_v2_b1": [2, 2, 2, 2],
+    "regnety_004": [1, 3, 6, 6],
+    "resnet18": [2, 2, 2, 2],
+}
+
+
+@pytest.mark.parametrize("backbone", BLOCKS)
+def test_layer_decay_rises_block_by_block_from_the_stem_to_neck_and_heads(backbone: str) -> None:
+    network = MultiTaskNetwork(make_spec(backbone=backbone))
+    optimizer = create_optimizer_v2(network, "adamw", lr=1.0, weight_decay=0.05, layer_decay=0.7)
+    names = {id(p): name for name, p in network.named_parameters()}
+    scales = {names[id(p)]: g["lr_scale"] for g in optimizer.param_groups for p in g["params"]}
+    assert set(scales) == set(names.values())
+    assert {s for n, s in scales.items() if not n.startswith("backbone.")} == {1.0}
+    # named_parameters goes through the backbone from its input to its output.
+    body = [scales[n] for n, _ in network.named_parameters() if n.startswith("backbone.")]
+    depth = 1 + sum(BLOCKS[backbone])
+    assert body == sorted(body)
+    assert sorted(set(body)) == pytest.approx([0.7 ** (depth - i) for i in range(depth)])
+
+
+def test_coarse_layer_groups_are_stem_stages_and_the_rest() -> None:
+    for backbone in BLOCKS:
+        network = MultiTaskNetwork(make_spec(backbone=backbone))
+        groups = group_parameters(network, network.group_matcher(coarse=True))
+        assert len(groups) == 1 + 4 + 1
+        assert all(n.startswith("backbone.") for i in range(5) for n in groups[i])
+        assert not any(n.startswith("backbone.") for n in groups[5])
+
+
+def test_timms_scheduler_applies_the_layers_scales() -> None:
+    network = MultiTaskNetwork(make_spec(["classification"]))
+    optimizer = create_optimizer_v2(network, "adamw", lr=2.0, layer_decay=0.5)
+    CosineLRScheduler(optimizer, t_initial=10, t_in_epochs=False).step_update(5)
+    assert len({g["lr"] for g in optimizer.param_groups}) == 10
+    for group in optimizer.param_groups:
+        assert group["lr"] == pytest.approx(1.0 * group["lr_scale"])
+
+
+def regnet(norm: str, seed: int = 0) -> MultiTaskNetwork:
+    torch.manual_seed(seed)
+    spec = make_spec(backbone="regnety_002", neck="bifpn")
+    network = MultiTaskNetwork(dataclasses.replace(spec, backbone=BackboneSpec("regnety_002", norm=norm)))
+    with torch.no_grad():
+        for name, value in network.backbone.state_dict().items():
+            if name.endswith(("running_mean", "running_var")):
+                value.uniform_(0.5, 1.5)
+    return network
+
+
+def test_frozen_batch_norm_keeps_statistics_and_scale_while_training() -> None:
+    ordinary, frozen = regnet("batch").eval(), regnet("frozen").train()
+    images = torch.randn(2, 3, 64, 96)
+    with torch.inference_mode():
+        torch.testing.assert_close(frozen.backbone(images), ordinary.backbone(images))
+    before = {k: v.clone() for k, v in frozen.state_dict().items() if ".bn." in k or "_bn" in k}
+    assert any(k.endswith("running_var") for k in before)
+    optimizer = torch.optim.SGD(frozen.parameters(), lr=1.0)
+    sum(t.square().mean() for t in _tensors(frozen(images))).backward()
+    optimizer.step()
+    assert all(torch.equal(frozen.state_dict()[k], v) for k, v in before.items())
+    assert all(p.grad is not None for p in frozen.parameters())
+    # A network with learned statistics gives a frozen one its weights.
+    assert set(ordinary.state_dict()) - set(frozen.state_dict()) == {
+        k for k in ordinary.state_dict() if k.endswith("num_batches_tracked")
+    }
+    ordinary.train()(images)
+    frozen.load_state_dict(ordinary.state_dict())
+    with torch.inference_mode():
+        torch.testing.assert_close(frozen.backbone(images), ordinary.eval().backbone(images))
+
+
+def test_batch_norm_is_synchronised_only_among_processes(tmp_path: Path) -> None:
+    def synchronised(network: MultiTaskNetwork) -> int:
+        return sum(isinstance(m, nn.SyncBatchNorm) for m in network.backbone.modules())
+
+    images = torch.randn(2, 3, 64, 96)
+    ordinary, alone = regnet("batch"), regnet("sync")
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        together = regnet("sync")
+    finally:
+        torch.distributed.destroy_process_group()
+    assert (synchronised(ordinary), synchronised(alone)) == (0, 0)
+    batch_norms = sum(isinstance(m, nn.BatchNorm2d) for m in ordinary.backbone.modules())
+    assert synchronised(together) == batch_norms > 40
+    # The same weights' names, and the activations inside timm's norm layers are kept.
+    together.load_state_dict(ordinary.state_dict())
+    for mode in (True, False):
+        expected = ordinary.train(mode).backbone(images)
+        torch.testing.assert_close(together.train(mode).backbone(images), expected)
+
+
+def test_norm_of_a_backbone_without_batch_norm_cannot_be_changed() -> None:
+    spec = dataclasses.replace(make_spec(["classification"]), backbone=BackboneSpec(norm="frozen"))
+    with pytest.raises(ValueError, match=r"backbone.norm is 'frozen', but pvt_v2_b0 has no BatchNorm"):
+        MultiTaskNetwork(spec)
