@@ -114,7 +114,7 @@ class GradientBalancer(Balancer):
                 reduce(row)
         weights = self._weights(rows)
         if rows:
-            vector = torch.tensor([weights.get(task, 0.0) for task in self.tasks])
+            vector = torch.tensor([weights.get(task, 0.0) for task in self.tasks], dtype=torch.float64)
             aggregate = vector.to(self._jacobian) @ self._jacobian
             reached = {i for task in losses for i in self.division.reached[task]}
             views = self._views(aggregate)
