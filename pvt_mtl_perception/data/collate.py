@@ -16,6 +16,21 @@ from pvt_mtl_perception.data.sample import Sample
 from pvt_mtl_perception.labels import IGNORE_INDEX
 
 
+@dataclass(frozen=True)
+class BadSample:
+    """A sample that could not be read.
+
+    Attributes:
+        dataset: which of the loader's data sets.
+        sample: its index there.
+        error: what is wrong, with file and record.
+    """
+
+    dataset: int
+    sample: int
+    error: str
+
+
 @dataclass(frozen=True, eq=False)
 class Batch:
     """B images of one size and whichever labels each of them has.
@@ -33,6 +48,7 @@ class Batch:
         masks: uint8 (B, H, W), segmentation ids, 255 where unlabelled.
         classes: for each group int64 (B,), class ids, -1 where unlabelled.
         names: where the images come from.
+        bad_samples: what could not be read and was replaced, where the loader is told to go on.
     """
 
     images: Tensor
@@ -45,6 +61,7 @@ class Batch:
     masks: Tensor
     classes: Mapping[str, Tensor]
     names: tuple[str, ...]
+    bad_samples: tuple[BadSample, ...] = ()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -89,6 +106,7 @@ class Batch:
                 masks=self.masks[part],
                 classes={group: ids[part] for group, ids in self.classes.items()},
                 names=self.names[part],
+                bad_samples=self.bad_samples if not part.start else (),
             )
             for part in rows
         ]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -13,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from pvt_mtl_perception.data.collate import Batch, Collator
+from pvt_mtl_perception.data.collate import BadSample, Batch, Collator
 from pvt_mtl_perception.data.sample import Sample
 from pvt_mtl_perception.data.transforms import SampleTransform
 
@@ -23,6 +24,10 @@ _LARGEST_SHUFFLED = 1 << 24
 # 2**64 / golden ratio, odd: multiples of it modulo 2**64 are the most evenly spread additive sequence.
 _WEYL = np.uint64(0x9E3779B97F4A7C15)
 _CHUNK = 1 << 20
+# More unreadable samples in a row are no accident, and looking for a good one would take for ever.
+_MOST_BAD = 20
+
+OnBadSample = Literal["raise", "skip"]
 
 
 class SampleSource(Protocol):
@@ -142,15 +147,57 @@ class _BatchSampler(Sampler[list[Draw]]):
             yield draws[self._slots]
 
 
-class _DrawnSamples(Dataset[Sample]):
+class _Drawn(NamedTuple):
+    """A transformed sample, and what was found unreadable on the way to it."""
+
+    sample: Sample
+    bad: tuple[BadSample, ...]
+
+
+class _DrawnSamples(Dataset[_Drawn]):
     """Reads and transforms what the sampler draws; this is what a worker holds."""
 
-    def __init__(self, datasets: Sequence[SampleSource], transforms: Sequence[SampleTransform]) -> None:
+    def __init__(
+        self,
+        datasets: Sequence[SampleSource],
+        transforms: Sequence[SampleTransform],
+        on_bad_sample: OnBadSample,
+    ) -> None:
         self._datasets = tuple(datasets)
         self._transforms = tuple(transforms)
+        self._skip = on_bad_sample == "skip"
 
-    def __getitem__(self, draw: Draw) -> Sample:
-        return self._transforms[draw.dataset](self._datasets[draw.dataset][draw.sample], draw.seed)
+    def __getitem__(self, draw: Draw) -> _Drawn:
+        data = self._datasets[draw.dataset]
+        index = draw.sample
+        bad: list[BadSample] = []
+        while True:
+            try:
+                sample = data[index]
+                break
+            except (OSError, ValueError) as error:
+                if not self._skip:
+                    raise
+                bad.append(BadSample(draw.dataset, index, str(error)))
+                if len(bad) == min(_MOST_BAD, len(data)):
+                    raise ValueError(
+                        f"{len(bad)} samples one after the other cannot be read; the last: {error}"
+                    ) from error
+                # A function of the draw alone, so that resume and number of workers change nothing.
+                index = (index + 1) % len(data)
+        return _Drawn(self._transforms[draw.dataset](sample, draw.seed), tuple(bad))
+
+
+class _CollateDrawn:
+    """Collates the samples of draws and keeps what was unreadable."""
+
+    def __init__(self, collator: Collator) -> None:
+        self._collator = collator
+
+    def __call__(self, drawn: Sequence[_Drawn]) -> Batch:
+        batch = self._collator([sample for sample, _ in drawn])
+        bad = tuple(found for _, several in drawn for found in several)
+        return dataclasses.replace(batch, bad_samples=bad) if bad else batch
 
 
 def _prepare_worker(_: int) -> None:
@@ -174,6 +221,7 @@ def build_loader(
     pin_memory: bool = False,
     rank: int = 0,
     world_size: int = 1,
+    on_bad_sample: OnBadSample = "raise",
 ) -> DataLoader[Batch]:
     """A loader of the batches of steps ``start_step`` .. ``stop_step - 1``, one each, in order.
 
@@ -187,6 +235,8 @@ def build_loader(
         prefetch: batches each worker keeps ready.
         pin_memory: batches in page-locked memory, for a copy to a GPU beside its work.
         rank, world_size: this process of a distributed run; ``world_size`` divides ``mixture.batch_size``.
+        on_bad_sample: ``raise`` the reader's error, or ``skip``: the next sample of the same data set that
+            can be read takes the place, and ``Batch.bad_samples`` lists what could not.
 
     Raises:
         ValueError: when ``mixture`` or ``transforms`` do not fit the data sets, or ``world_size`` the batch.
@@ -200,9 +250,9 @@ def build_loader(
     if mixture.batch_size % world_size:
         raise ValueError(f"batch size {mixture.batch_size} is not a multiple of {world_size} processes")
     loader: DataLoader[Any] = DataLoader(
-        _DrawnSamples(datasets, each),
+        _DrawnSamples(datasets, each, on_bad_sample),
         batch_sampler=_BatchSampler(mixture, start_step, stop_step, rank, world_size),
-        collate_fn=collator,
+        collate_fn=_CollateDrawn(collator),
         num_workers=workers,
         # A fork of a process whose OpenMP or CUDA threads already run may hang.
         multiprocessing_context="spawn" if workers else None,

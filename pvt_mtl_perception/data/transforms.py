@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -25,6 +26,8 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 MIN_VISIBLE = 0.25
 # A narrower box holds hardly a pixel of the object alone.
 MIN_SIDE = 2.0
+# torchvision draws windows of 0.3 of the side and more, and fails where that is less than a pixel.
+_LEAST_CROPPED = 16
 
 # Luma and chroma axes of NTSC's YIQ (FCC 1953), in which hue is an angle and saturation a radius.
 _RGB_TO_YIQ = np.array(
@@ -92,13 +95,18 @@ class RandomScaledCrop(_CropResize):
         scale: bounds of the factor, drawn log-uniformly; 1 is the scale at which the whole frame fits
             ``reference_size``, that is how the predictor sees it there.
         reference_size: (height, width) of the network's input when predicting.
+        aspect_ratio: the picture is stretched by a factor drawn log-uniformly up to this, in width or height
+            alike, its area kept.
     """
 
-    def __init__(self, size: Size, scale: tuple[float, float], reference_size: Size) -> None:
+    def __init__(
+        self, size: Size, scale: tuple[float, float], reference_size: Size, aspect_ratio: float = 1.0
+    ) -> None:
         super().__init__()
         self.size = size
         self.scale = scale
         self.reference_size = reference_size
+        self.aspect_ratio = aspect_ratio
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         """What is drawn or worked out once for the image and all its labels."""
@@ -106,8 +114,11 @@ class RandomScaledCrop(_CropResize):
         low, high = self.scale
         scale = _letterbox_scale((height, width), self.reference_size)
         scale *= math.exp(_uniform(math.log(low), math.log(high)))
-        top, window_height, resized_height = self._window(height, self.size[0], scale)
-        left, window_width, resized_width = self._window(width, self.size[1], scale)
+        stretch = 1.0
+        if self.aspect_ratio != 1:
+            stretch = math.exp(_uniform(-0.5, 0.5) * math.log(self.aspect_ratio))
+        top, window_height, resized_height = self._window(height, self.size[0], scale / stretch)
+        left, window_width, resized_width = self._window(width, self.size[1], scale * stretch)
         return {
             "window": (top, left, window_height, window_width),
             "resized": [resized_height, resized_width],
@@ -119,6 +130,38 @@ class RandomScaledCrop(_CropResize):
         window = min(length, max(1, round(size / scale)))
         resized = size if window < length else min(size, max(1, round(length * scale)))
         return int(torch.randint(length - window + 1, ())), window, resized
+
+
+class RandomWindowOnBox(v2.RandomIoUCrop):  # type: ignore[misc]  # torchvision has no types
+    """SSD's random crop (Liu 2016, section 2.2) by torchvision: a window with a drawn overlap of a box.
+
+    torchvision takes away the boxes whose centre the window leaves out; here they stay, because
+    ``SampleTransform`` makes them ignore boxes where too little of them is left, so that no visible part of
+    an object is learned as background.
+
+    Args:
+        probability: of cropping at all.
+    """
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.probability = probability
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """What is drawn once for the image and all its labels; nothing for an image without boxes."""
+        boxes = next(x for x in flat_inputs if isinstance(x, tv_tensors.BoundingBoxes))
+        if float(torch.rand(())) >= self.probability or not len(boxes):
+            return {}
+        if min(v2.query_size(flat_inputs)) < _LEAST_CROPPED:
+            return {}
+        params: dict[str, Any] = super().make_params(flat_inputs)
+        return params
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """One of the image and its labels, changed."""
+        if not params:
+            return inpt
+        return F.crop(inpt, params["top"], params["left"], params["height"], params["width"])
 
 
 class PadTo(v2.Transform):  # type: ignore[misc]  # torchvision has no types
@@ -226,15 +269,13 @@ class SampleTransform:
     def __call__(self, sample: Sample, seed: int) -> Sample:
         """The transformed sample; ``seed`` is 0 .. 2**63-1."""
         boxes = _NO_BOXES if sample.boxes is None else sample.boxes
+        every = np.concatenate([boxes, sample.ignore_boxes])
         fields: dict[str, Any] = {
             "image": tv_tensors.Image(torch.from_numpy(sample.image).permute(2, 0, 1)),
-            # Unclamped, because what share of a box is left shows only against the whole of it.
-            "boxes": tv_tensors.BoundingBoxes(
-                torch.from_numpy(np.concatenate([boxes, sample.ignore_boxes])),
-                format=tv_tensors.BoundingBoxFormat.XYXY,
-                canvas_size=sample.image.shape[:2],
-                clamping_mode=None,
-            ),
+            # What share of a box is left shows only against the whole of it, and where one crop follows
+            # another, or padding follows a crop, what is left shows only where each step cuts it off.
+            "whole": _bounding_boxes(every, sample.image.shape, None),
+            "left": _bounding_boxes(_clip(every, sample.image.shape), sample.image.shape, "hard"),
         }
         if sample.mask is not None:
             fields["mask"] = tv_tensors.Mask(torch.from_numpy(sample.mask)[None])
@@ -246,39 +287,81 @@ class SampleTransform:
         finally:
             torch.set_rng_state(state)
         image = fields["image"].permute(1, 2, 0).numpy()
-        whole, ignored = np.split(fields["boxes"].numpy(), [len(boxes)])
-        clipped, inside = _clip(whole, image.shape)
-        sides = (clipped[:, 2:] - clipped[:, :2]).min(1, initial=np.inf)
-        good = (sides >= MIN_SIDE) & (_area(clipped) >= MIN_VISIBLE * _area(whole[inside]))
+        left, ignored = np.split(_clip(fields["left"].numpy(), image.shape), [len(boxes)])
+        sides = (left[:, 2:] - left[:, :2]).min(1, initial=np.inf)
+        good = (sides >= MIN_SIDE) & (
+            _area(left) >= MIN_VISIBLE * _area(fields["whole"].numpy()[: len(boxes)])
+        )
+        ignored = np.concatenate([left[~good], ignored])
         return dataclasses.replace(
             sample,
             image=image,
-            boxes=None if sample.boxes is None else clipped[good],
-            box_labels=None if sample.box_labels is None else sample.box_labels[inside][good],
-            ignore_boxes=np.concatenate([clipped[~good], _clip(ignored, image.shape)[0]]),
+            boxes=None if sample.boxes is None else left[good],
+            box_labels=None if sample.box_labels is None else sample.box_labels[good],
+            ignore_boxes=ignored[(ignored[:, 2:] > ignored[:, :2]).all(1)],
             mask=None if sample.mask is None else fields["mask"][0].numpy(),
         )
 
 
-def _clip(
-    boxes: npt.NDArray[np.float32], shape: tuple[int, ...]
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
-    """The boxes' parts inside the image, and which boxes have one."""
+def _bounding_boxes(
+    boxes: npt.NDArray[np.float32], shape: tuple[int, ...], clamping_mode: str | None
+) -> tv_tensors.BoundingBoxes:
+    return tv_tensors.BoundingBoxes(
+        torch.from_numpy(boxes),
+        format=tv_tensors.BoundingBoxFormat.XYXY,
+        canvas_size=shape[:2],
+        clamping_mode=clamping_mode,
+    )
+
+
+def _clip(boxes: npt.NDArray[np.float32], shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """The boxes' parts inside the image, without area where there is none."""
     height, width = shape[:2]
     clipped: npt.NDArray[np.float32] = boxes.clip(0, np.array([width, height, width, height], np.float32))
-    inside = (clipped[:, 2] > clipped[:, 0]) & (clipped[:, 3] > clipped[:, 1])
-    return clipped[inside], inside
+    return clipped
 
 
 def _area(boxes: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
 
 
+@dataclass(frozen=True)
+class AugmentationConfig:
+    """How a picture and its labels are changed at random, beside scale and crop.
+
+    There is no mosaic: it reads four images for one, and puts images that label different tasks and classes
+    into one, for which a batch could no longer say what is labelled.
+
+    Attributes:
+        photometric: strength of the colour distortion; see ``RandomPhotometric``.
+        flip: probability of a horizontal flip.
+        aspect_ratio: largest stretch of one side against the other; see ``RandomScaledCrop``.
+        iou_crop: probability of a first crop on a box; see ``RandomWindowOnBox``.
+
+    Raises:
+        ValueError: for a value out of range.
+    """
+
+    photometric: float = 1.0
+    flip: float = 0.5
+    aspect_ratio: float = 1.0
+    iou_crop: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("flip", "iou_crop"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"augmentation.{name} is a probability, found {getattr(self, name)}")
+        if self.photometric < 0:
+            raise ValueError(f"augmentation.photometric is at least 0, found {self.photometric}")
+        if self.aspect_ratio < 1:
+            raise ValueError(f"augmentation.aspect_ratio is at least 1, found {self.aspect_ratio}")
+
+
 def training_transform(
     size: Size,
     scale: tuple[float, float] = (1.0, 2.5),
     reference_size: Size | None = None,
-    photometric: float = 1.0,
+    augmentation: AugmentationConfig | None = None,
     mean: Sequence[float] = IMAGENET_MEAN,
 ) -> SampleTransform:
     """Random scale, crop, horizontal flip and photometric distortion.
@@ -287,13 +370,15 @@ def training_transform(
         size: (height, width) of the training picture.
         scale: bounds of the scale factor; see ``RandomScaledCrop``.
         reference_size: (height, width) at which the model will predict; ``size`` where None.
-        photometric: strength of the photometric distortion; see ``RandomPhotometric``.
+        augmentation: everything else; its defaults where None.
         mean: RGB, 0..1, the normalisation's mean, which is the colour of padding.
     """
+    chosen = augmentation or AugmentationConfig()
     return SampleTransform(
-        RandomScaledCrop(size, scale, reference_size or size),
-        RandomPhotometric(photometric),
-        v2.RandomHorizontalFlip(),
+        *([RandomWindowOnBox(chosen.iou_crop)] if chosen.iou_crop else []),
+        RandomScaledCrop(size, scale, reference_size or size, chosen.aspect_ratio),
+        RandomPhotometric(chosen.photometric),
+        v2.RandomHorizontalFlip(chosen.flip),
         # Last, because the predictor's padding has one colour that no photometric change may touch.
         PadTo(size, fill_color(mean), random=True),
     )

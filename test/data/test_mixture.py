@@ -12,6 +12,7 @@ import torch
 from pvt_mtl_perception.data.camvid import CamVidDataset
 from pvt_mtl_perception.data.collate import Batch, Collator
 from pvt_mtl_perception.data.mixture import Draw, Mixture, build_loader
+from pvt_mtl_perception.data.reading import SampleError
 from pvt_mtl_perception.data.sample import Sample
 from pvt_mtl_perception.data.transforms import training_transform
 
@@ -57,7 +58,7 @@ def assert_equal(first: Batch, second: Batch) -> None:
 
 def write_camvid(folder: Path, frames: int, seed: int) -> CamVidDataset:
     rng = np.random.default_rng(seed)
-    folder.mkdir()
+    folder.mkdir(parents=True)
     for frame in range(frames):
         cv2.imwrite(str(folder / f"{frame}.png"), rng.integers(0, 256, (80, 120, 3)).astype(np.uint8))
         label = cv2.resize(rng.integers(0, 12, (5, 7)).astype(np.uint8), (120, 80), interpolation=0)
@@ -157,3 +158,49 @@ def test_loader_refuses_a_mixture_for_other_data_and_a_batch_that_does_not_divid
         build_loader(DATASETS[:1], training_transform((32, 64)), MIXTURE, COLLATOR, stop_step=1)
     with pytest.raises(ValueError, match="batch size 4 is not a multiple of 3"):
         batches(world_size=3)
+
+
+def damaged_sets(folder: Path, damaged: tuple[int, ...]) -> list[CamVidDataset]:
+    datasets = [write_camvid(folder / "first", 5, 0), write_camvid(folder / "second", 3, 1)]
+    for frame in damaged:
+        (folder / "first" / f"{frame}.png").write_bytes(b"no picture")
+    return datasets
+
+
+def read_damaged(datasets: list[CamVidDataset], on_bad_sample: str, workers: int = 0) -> list[Batch]:
+    mixture = Mixture((5, 3), (1, 1), 4, seed=2)
+    collator = Collator(detection_classes=10, groups={"timeofday": 3})
+    options = {"stop_step": 5, "workers": workers, "on_bad_sample": on_bad_sample}
+    return list(build_loader(datasets, training_transform((32, 64)), mixture, collator, **options))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_bad_sample_is_an_error_that_names_the_file(tmp_path: Path, workers: int) -> None:
+    with pytest.raises(SampleError, match=r"first/2\.png: damaged, or not an image"):
+        read_damaged(damaged_sets(tmp_path, (2,)), "raise", workers)
+
+
+def test_a_bad_sample_is_skipped_and_listed_where_asked_and_others_stay_as_they_are(tmp_path: Path) -> None:
+    whole = read_damaged(damaged_sets(tmp_path / "whole", ()), "raise")
+    skipping = read_damaged(damaged_sets(tmp_path / "damaged", (2, 3)), "skip")
+    bad = [found for batch in skipping for found in batch.bad_samples]
+    replaced = 0
+    for expected, batch in zip(whole, skipping, strict=True):
+        for row, (name, found) in enumerate(zip(expected.names, batch.names, strict=True)):
+            part = str(Path(name).relative_to(tmp_path / "whole"))
+            if part in ("first/2.png", "first/3.png"):
+                assert found.endswith("first/4.png")
+                replaced += 1
+            else:
+                assert found.endswith(part)
+                torch.testing.assert_close(batch.images[row], expected.images[row], rtol=0, atol=0)
+    assert replaced >= 3 and len(bad) > replaced
+    assert {(b.dataset, b.sample) for b in bad} == {(0, 2), (0, 3)}
+    assert all("png: damaged, or not an image" in b.error for b in bad)
+
+
+def test_skipping_ends_where_nothing_can_be_read(tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"5 samples one after the other cannot be read; the last: .*png: damaged"
+    ):
+        read_damaged(damaged_sets(tmp_path, tuple(range(5))), "skip")

@@ -10,9 +10,11 @@ from pvt_mtl_perception.data.sample import Sample
 from pvt_mtl_perception.data.transforms import (
     MIN_SIDE,
     MIN_VISIBLE,
+    AugmentationConfig,
     PadTo,
     RandomPhotometric,
     RandomScaledCrop,
+    RandomWindowOnBox,
     SampleTransform,
     evaluation_transform,
     fill_color,
@@ -51,19 +53,26 @@ def extents(region: np.ndarray) -> list[int]:
     return [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
 
 
+EVERYTHING = AugmentationConfig(aspect_ratio=4 / 3, iou_crop=0.7)
+
+
+@pytest.mark.parametrize("augmentation", [AugmentationConfig(), EVERYTHING])
 @pytest.mark.parametrize("seed", range(25))
-def test_box_is_the_extent_of_its_transformed_mask(seed: int) -> None:
+def test_box_is_the_extent_of_its_transformed_mask(seed: int, augmentation: AugmentationConfig) -> None:
     sample = sample_with_rectangles(np.random.default_rng(seed))
-    result = training_transform(SIZE, scale=(0.6, 2.5))(sample, seed)
+    result = training_transform(SIZE, (0.6, 2.5), augmentation=augmentation)(sample, seed)
     assert result.image.shape == (*SIZE, 3) and result.mask.shape == SIZE
     for box, label in zip(result.boxes, result.box_labels, strict=True):
         np.testing.assert_allclose(box, extents(result.mask == label), atol=1.0)
 
 
+@pytest.mark.parametrize("augmentation", [AugmentationConfig(), EVERYTHING])
 @pytest.mark.parametrize("seed", range(25))
-def test_every_visible_rectangle_keeps_a_box_or_becomes_ignored(seed: int) -> None:
+def test_every_visible_rectangle_keeps_a_box_or_becomes_ignored(
+    seed: int, augmentation: AugmentationConfig
+) -> None:
     sample = sample_with_rectangles(np.random.default_rng(seed))
-    result = training_transform(SIZE, scale=(1.0, 3.0))(sample, seed)
+    result = training_transform(SIZE, (1.0, 3.0), augmentation=augmentation)(sample, seed)
     for label in range(1, 13):
         region = result.mask == label
         if not region.any():
@@ -136,7 +145,7 @@ def test_box_with_little_left_becomes_an_ignore_box_and_one_outside_vanishes() -
 def test_padding_is_the_mean_colour_and_unlabelled(photometric: float) -> None:
     image = np.random.default_rng(0).integers(0, 256, (100, 400, 3)).astype(np.uint8)
     sample = Sample(image=image, mask=np.zeros((100, 400), np.uint8))
-    result = training_transform(SIZE, (0.9, 0.9), photometric=photometric)(sample, 3)
+    result = training_transform(SIZE, (0.9, 0.9), augmentation=AugmentationConfig(photometric))(sample, 3)
     padding = result.mask == 255
     assert 0.5 < padding.mean() < 0.9
     assert (result.image[padding] == fill_color()).all()
@@ -224,3 +233,67 @@ def test_random_padding_covers_all_places() -> None:
         tuple(extents(transform(Sample(image=image), seed).image[..., 0] == 200)[:2]) for seed in range(300)
     }
     assert len(places) == 25
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_boxes_lie_in_the_picture_and_are_worth_learning_whatever_the_source(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    height, width = (int(n) for n in rng.integers(40, 500, 2))
+    # Boxes of every size, a third of them partly or wholly outside of the image, as some annotations are.
+    corner = rng.uniform(-0.3, 1.1, (60, 2)) * (width, height)
+    boxes = np.hstack([corner, corner + rng.uniform(0.01, 200, (60, 2))]).astype(np.float32)
+    sample = Sample(
+        image=rng.integers(0, 256, (height, width, 3)).astype(np.uint8),
+        boxes=boxes,
+        box_labels=np.arange(60) % 5,
+        box_classes=tuple(range(5)),
+        ignore_boxes=boxes[::7] + np.float32(3),
+    )
+    result = training_transform(SIZE, (0.3, 4.0), augmentation=EVERYTHING)(sample, seed)
+    for found in (result.boxes, result.ignore_boxes):
+        assert (
+            (found >= 0).all() and (found[:, [0, 2]] <= SIZE[1]).all() and (found[:, [1, 3]] <= SIZE[0]).all()
+        )
+        assert (found[:, 2:] > found[:, :2]).all()
+    assert (result.boxes[:, 2:] - result.boxes[:, :2]).min(initial=np.inf) >= MIN_SIDE
+    assert len(result.boxes) == len(result.box_labels) and result.box_classes == sample.box_classes
+    assert len(result.boxes) + len(result.ignore_boxes) <= 60 + len(sample.ignore_boxes)
+
+
+def test_a_crop_on_a_box_shows_parts_of_boxes_and_of_nothing_else() -> None:
+    sample = sample_with_rectangles(np.random.default_rng(0))
+    transform = SampleTransform(RandomWindowOnBox(1.0))
+    areas = []
+    for seed in range(30):
+        result = transform(sample, seed)
+        areas.append(result.image.shape[0] * result.image.shape[1] / (384 * 640))
+        assert len(result.boxes) + len(result.ignore_boxes) >= 1
+    assert min(areas) < 0.4 and max(areas) <= 1 and np.std(areas) > 0.1
+    unlabelled = Sample(image=sample.image)
+    np.testing.assert_array_equal(transform(unlabelled, 0).image, sample.image)
+
+
+def test_stretch_keeps_within_its_bound_and_goes_both_ways() -> None:
+    image = np.zeros((100, 100, 3), np.uint8)
+    box = np.array([[20, 20, 80, 80]], np.float32)
+    sample = Sample(image=image, boxes=box, box_labels=np.array([0]), box_classes=(0,))
+    transform = SampleTransform(RandomScaledCrop((300, 300), (1.0, 1.0), (150, 150), 4 / 3))
+    ratios = []
+    for seed in range(60):
+        x1, y1, x2, y2 = transform(sample, seed).boxes[0]
+        ratios.append((x2 - x1) / (y2 - y1))
+    assert 0.74 < min(ratios) < 0.85 and 1.18 < max(ratios) < 1.35
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"flip": 1.5}, "flip is a probability"),
+        ({"iou_crop": -1}, "iou_crop is a probability"),
+        ({"photometric": -1}, "photometric is at least 0"),
+        ({"aspect_ratio": 0.5}, "aspect_ratio is at least 1"),
+    ],
+)
+def test_augmentation_refuses_values_out_of_range(keys: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        AugmentationConfig(**keys)
