@@ -30,6 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(the same as --set pretrained=SOURCE)",
     )
     parser.add_argument(
+        "--on-bad-sample",
+        choices=["raise", "skip"],
+        help="what to do when a sample cannot be read (the same as --set on_bad_sample=...)",
+    )
+    parser.add_argument(
         "--print-config", action="store_true", help="print the whole configuration as YAML and end"
     )
 
@@ -50,6 +55,8 @@ def run(args: argparse.Namespace) -> int:
     from pvt_mtl_perception.training.config import config_yaml, load_config
 
     changes = [*args.set, *([f"pretrained={args.pretrained}"] if args.pretrained else [])]
+    if args.on_bad_sample:
+        changes.append(f"on_bad_sample={args.on_bad_sample}")
     config = load_config(args.config, [f"--{change}" for change in changes])
     if args.print_config:
         print(config_yaml(config), end="")

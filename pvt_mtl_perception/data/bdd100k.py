@@ -170,6 +170,15 @@ class Bdd100kDataset:
             return -1
         return _class_id(path, name, self._detection, _RENAMED.get(str(category), str(category)))
 
+    def labelled(self) -> Mapping[str, npt.NDArray[np.bool_]]:
+        """By task, bool (images,): which images have a label of it."""
+        masks = np.zeros(len(self), np.bool_) if self._masks is None else self._masks != b""
+        return {
+            "classification": np.asarray((self._classes >= 0).any(1), np.bool_),
+            "detection": self._has_boxes,
+            "segmentation": masks,
+        }
+
     def __len__(self) -> int:
         return len(self._paths)
 

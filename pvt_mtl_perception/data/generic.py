@@ -149,6 +149,16 @@ class GenericDataset:
                             raise SampleError(str(error.args[0]), path, record) from None
         return classes
 
+    def labelled(self) -> Mapping[str, npt.NDArray[np.bool_]]:
+        """By task, bool (images,): which images have a label of it."""
+        nothing = np.zeros(len(self), np.bool_)
+        classes = nothing if self._classes is None else (self._classes >= 0).any(1)
+        return {
+            "classification": np.asarray(classes, np.bool_),
+            "detection": nothing if self._instances is None else self._row >= 0,
+            "segmentation": nothing if self._masks is None else self._masks != b"",
+        }
+
     def __len__(self) -> int:
         return len(self._names)
 

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +40,15 @@ class LabelledSource(SampleSource, Protocol):
         ...
 
 
+@runtime_checkable
+class PartlyLabelled(Protocol):
+    """A data set that knows, without reading the samples, which of them label a task."""
+
+    def labelled(self) -> Mapping[str, npt.NDArray[np.bool_]]:
+        """By task, bool (samples,)."""
+        ...
+
+
 @dataclass(frozen=True)
 class SourceConfig:
     """One data set of a mixture.
@@ -56,9 +65,11 @@ class SourceConfig:
             (held in memory after its first pass), or the frames that are scored.
         tasks: keep the labels of these tasks only, so that data with several kinds of labels can stand for
             data with one; None keeps all.
+            Samples without a label of the tasks that are learned are left out where the data set knows them.
         fraction: use this part of the samples, drawn by ``subset_seed``; a larger part contains a smaller.
         limit: use at most so many samples, drawn likewise.
         subset_seed: of ``fraction`` and ``limit``.
+        scale: bounds of the scale factor in training; the phase's where None.
         images: folder of images (coco, generic), relative to ``root``.
         annotations: COCO instances JSON (coco, generic), relative to ``root``.
         masks: folder of masks (generic), relative to ``root``.
@@ -81,6 +92,7 @@ class SourceConfig:
     fraction: float = 1.0
     limit: int | None = None
     subset_seed: int = 0
+    scale: tuple[float, float] | None = None
     images: str | None = None
     annotations: str | None = None
     masks: str | None = None
@@ -213,23 +225,33 @@ def open_source(source: SourceConfig, labels: TaskLabels | None = None) -> Label
     if source.optional and not root.is_dir():
         return None
     data = _READERS[source.kind](source, root)
-    indices = _subset(len(data), source)
     tasks = set(_tasks_of(data.labels))
     if source.tasks is not None:
         if missing := [task for task in source.tasks if task not in tasks]:
             raise ValueError(f"data source {source.kind!r} has no labels for {missing[0]}")
         tasks &= set(source.tasks)
-    view = SourceView(data, indices, _restrict(data.labels, tasks), labels, source.kind)
+    kept = _restrict(data.labels, tasks)
+    if labels is not None:
+        tasks &= set(_tasks_of(labels))
+    view = SourceView(data, _chosen(data, tasks, source), kept, labels, source.kind)
     return data if view.changes_nothing else view
 
 
-def _subset(size: int, source: SourceConfig) -> npt.NDArray[np.int64] | None:
-    count = max(1, round(size * source.fraction))
+def _chosen(data: LabelledSource, tasks: set[str], source: SourceConfig) -> npt.NDArray[np.int64] | None:
+    """The samples that a source uses: those with a label of the tasks, and of these a part; None for all."""
+    candidates = np.arange(len(data))
+    if isinstance(data, PartlyLabelled):
+        rows = data.labelled()
+        candidates = np.flatnonzero(np.any([rows[task] for task in tasks if task in rows], axis=0))
+        if not len(candidates):
+            raise ValueError(f"data source {source.kind!r} has no sample with a label of the model's tasks")
+    count = max(1, round(len(candidates) * source.fraction))
     if source.limit is not None:
         count = min(count, source.limit)
-    if count >= size:
-        return None
-    return np.sort(np.random.default_rng(source.subset_seed).permutation(size)[:count])
+    if count < len(candidates):
+        drawn = np.random.default_rng(source.subset_seed).permutation(len(candidates))[:count]
+        candidates = candidates[np.sort(drawn)]
+    return None if len(candidates) == len(data) else candidates
 
 
 def _tasks_of(labels: TaskLabels) -> tuple[str, ...]:

@@ -37,7 +37,7 @@ def class_frequencies(
         for index in np.linspace(0, len(source) - 1, min(samples, len(source)), dtype=np.int64):
             mask = source[int(index)].mask
             if mask is None:
-                break
+                continue
             count += np.bincount(mask.ravel(), minlength=256)[:classes]
         if total := count.sum():
             shares += ratio * count / total

@@ -15,6 +15,7 @@ import jsonargparse
 import yaml
 
 from pvt_mtl_perception.data.sources import SourceConfig
+from pvt_mtl_perception.data.transforms import AugmentationConfig
 from pvt_mtl_perception.model.spec import ModelSpec
 from pvt_mtl_perception.training.balancing.config import BalancingConfig
 
@@ -82,6 +83,9 @@ class TrainingConfig:
         balancing: how the tasks' losses become one gradient.
         batches: ``mixed`` draws each image of a batch from its own source, ``homogeneous`` a whole batch from
             one.
+        augmentation: random changes of the pictures, beside the phases' scale and crop.
+        on_bad_sample: ``raise`` the error of a sample that cannot be read, or ``skip``: another takes its
+            place and ``bad_samples.jsonl`` lists it.
         accumulate: a batch is worked through in this many parts of equal size, for less memory.
         label_smoothing: of the classification.
         segmentation_class_weights: ``inverse_log`` lets rare classes count more (see ``class_weights``).
@@ -106,6 +110,8 @@ class TrainingConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     balancing: BalancingConfig = field(default_factory=BalancingConfig)
     batches: Literal["mixed", "homogeneous"] = "mixed"
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    on_bad_sample: Literal["raise", "skip"] = "raise"
     accumulate: int = 1
     label_smoothing: float = 0.0
     segmentation_class_weights: Literal["none", "inverse_log"] = "none"
@@ -160,9 +166,7 @@ def _with_bases(path: Path, below: tuple[Path, ...] = ()) -> list[str]:
     bases = data.pop("extends", [])
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
         raise ValueError(f"{path}: extends is a list of files, found {bases!r}")
-    texts = [
-        text for base in bases for text in _with_bases((path.parent / base).resolve(), (*below, path))
-    ]
+    texts = [text for base in bases for text in _with_bases((path.parent / base).resolve(), (*below, path))]
     return [*texts, yaml.safe_dump(data, sort_keys=False)]
 
 

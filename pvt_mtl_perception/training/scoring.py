@@ -9,7 +9,6 @@ from typing import Any
 
 from tqdm import tqdm
 
-from pvt_mtl_perception.data.camvid import CamVidDataset
 from pvt_mtl_perception.data.sources import SourceConfig, open_source
 from pvt_mtl_perception.evaluation.evaluator import evaluate
 from pvt_mtl_perception.inference.predictor import Predictor
@@ -34,12 +33,12 @@ def score_sources(
     predictor = Predictor(checkpoint, device=device)
     scores: dict[str, Any] = {}
     for source in sources:
-        data = open_source(source)
+        data = open_source(source, predictor.labels)
         name = f"{source.kind}/{source.split}"
         if data is None:
             tqdm.write(f"{name}: no folder {source.root}; not scored")
             continue
-        taxonomy = load_label_set("camvid") if isinstance(data, CamVidDataset) else None
+        taxonomy = load_label_set("camvid") if source.kind == "camvid" and data.labels.segmentation else None
         scores[name] = evaluate(predictor, data, taxonomy)
     return scores
 

@@ -36,6 +36,7 @@ from pvt_mtl_perception.model.checkpoint import (
 )
 from pvt_mtl_perception.model.network import MultiTaskNetwork
 from pvt_mtl_perception.model.pretrained import load_backbone_weights
+from pvt_mtl_perception.model.spec import load_task_labels
 from pvt_mtl_perception.training.balancing import make_balancer
 from pvt_mtl_perception.training.class_weights import class_frequencies, inverse_log_weights
 from pvt_mtl_perception.training.config import OptimizerConfig, TrainingConfig
@@ -47,7 +48,7 @@ from pvt_mtl_perception.training.scoring import score_sources, summary
 from pvt_mtl_perception.training.state import TrainingState, load_state, save_state
 
 # What changes neither weights nor data order may differ between a run and its continuation.
-_FREE_KEYS = {"workers", "checkpoint_every", "keep_every", "image_every", "evaluate"}
+_FREE_KEYS = {"workers", "checkpoint_every", "keep_every", "image_every", "evaluate", "on_bad_sample"}
 
 
 class NonFiniteLossError(RuntimeError):
@@ -134,7 +135,8 @@ class Trainer:
 
     The folder holds ``state.safetensors`` (to resume from), ``model.safetensors`` (the averaged weights as a
     checkpoint), ``best.safetensors`` (of the best validation), ``step_<n>.safetensors`` (kept ones),
-    ``log.jsonl`` (a line every ten steps), ``tensorboard/`` and, at the end, ``curves.png``.
+    ``log.jsonl`` (a line every ten steps), ``tensorboard/`` and, at the end, ``curves.png``; where samples
+    were skipped, ``bad_samples.jsonl``.
 
     Args:
         config: the run.
@@ -159,9 +161,10 @@ class Trainer:
         self.processes = processes or alone()
         self.device = self.processes.device
         self.provenance = dict(provenance or {})
+        labels = load_task_labels(config.model)
         self.sources: list[tuple[SourceConfig, SampleSource]] = []
         for source in config.train:
-            opened = open_source(source)
+            opened = open_source(source, labels)
             if opened is None:
                 self._say(f"{source.kind}: no folder {source.root}; training without it")
             else:
@@ -232,11 +235,15 @@ class Trainer:
     def _loader(self, number: int, done: int) -> DataLoader[Batch]:
         config = self.config
         phase = config.phases[number]
-        transform = training_transform(
-            (phase.height, phase.width),
-            scale=phase.scale,
-            reference_size=(config.input_height, config.input_width),
-        )
+        transforms = [
+            training_transform(
+                (phase.height, phase.width),
+                scale=source.scale or phase.scale,
+                reference_size=(config.input_height, config.input_width),
+                augmentation=config.augmentation,
+            )
+            for source, _ in self.sources
+        ]
         mixture = Mixture(
             sizes=tuple(len(data) for _, data in self.sources),
             ratios=tuple(source.ratio for source, _ in self.sources),
@@ -252,7 +259,7 @@ class Trainer:
         )
         return build_loader(
             [data for _, data in self.sources],
-            transform,
+            transforms,
             mixture,
             collator,
             start_step=done,
@@ -261,7 +268,16 @@ class Trainer:
             pin_memory=self.device.type == "cuda",
             rank=self.processes.rank,
             world_size=self.processes.world_size,
+            on_bad_sample=config.on_bad_sample,
         )
+
+    def _report_bad_samples(self, batch: Batch) -> None:
+        with (self.out / "bad_samples.jsonl").open("a") as file:
+            for bad in batch.bad_samples:
+                kind = self.sources[bad.dataset][0].kind
+                record = {"step": self.state.step, "source": kind, "sample": bad.sample, "error": bad.error}
+                file.write(json.dumps(record) + "\n")
+                tqdm.write(f"skipped: {bad.error}")
 
     def run(self) -> bool:
         """Trains to the last step.
@@ -296,6 +312,8 @@ class Trainer:
         started = time.perf_counter()
         for batch in self._loader(number, state.step - first):
             waited = time.perf_counter() - started
+            if batch.bad_samples:
+                self._report_bad_samples(batch)
             row = self._step(batch) | {"phase": number, "load_s": waited}
             row["step_s"] = time.perf_counter() - started
             log.step(row)

@@ -82,6 +82,19 @@ def test_kept_tasks_are_the_only_labels(tmp_path: Path) -> None:
         open_source(SourceConfig("coco", root=str(tmp_path / "coco"), tasks=["segmentation"]))
 
 
+def test_samples_without_a_label_of_the_learned_tasks_are_left_out(tmp_path: Path) -> None:
+    write_bdd100k(tmp_path, SCENES[:6])
+    for number in range(4):
+        (tmp_path / f"labels/sem_seg/masks/train/{number:08x}-0000.png").unlink()
+    config = SourceConfig("bdd100k", root=str(tmp_path))
+    segmentation = open_source(config, TaskLabels({}, None, DRIVING.segmentation))
+    assert [Path(segmentation[i].name).stem[:8] for i in range(len(segmentation))] == ["00000004", "00000005"]
+    assert len(open_source(config, DRIVING)) == 6
+    assert len(open_source(SourceConfig("bdd100k", root=str(tmp_path), tasks=["segmentation"]))) == 2
+    half = SourceConfig("bdd100k", root=str(tmp_path), tasks=["segmentation"], fraction=0.5)
+    assert len(open_source(half)) == 1 and open_source(half)[0].mask is not None
+
+
 def test_subsets_are_drawn_by_their_seed_and_grow(tmp_path: Path) -> None:
     write_cityscapes(tmp_path, SCENES)
 
