@@ -6,6 +6,7 @@ from torch import Tensor
 
 from pvt_mtl_perception.data.collate import Batch
 from pvt_mtl_perception.labels import IGNORE_INDEX
+from pvt_mtl_perception.model.heads import RetinaNetOutput
 from pvt_mtl_perception.model.network import MultiTaskNetwork, NetworkOutput
 from pvt_mtl_perception.training.losses import (
     Normaliser,
@@ -14,6 +15,7 @@ from pvt_mtl_perception.training.losses import (
     detection_loss,
     segmentation_loss,
 )
+from pvt_mtl_perception.training.retinanet_loss import retinanet_loss
 
 
 def labelled_tasks(batch: Batch) -> set[str]:
@@ -52,15 +54,12 @@ def task_losses(
             output.classification, batch.classes, label_smoothing, normaliser
         )
     if output.detection is not None and network.spec.detection is not None:
-        parts = detection_loss(
-            output.detection,
-            batch.boxes,
-            batch.box_labels,
-            batch.ignore_boxes,
-            batch.detection_labelled,
-            network.spec.detection,
-            normaliser,
-        )
+        targets = (batch.boxes, batch.box_labels, batch.ignore_boxes, batch.detection_labelled)
+        spec = network.spec.detection
+        if isinstance(output.detection, RetinaNetOutput):
+            parts = retinanet_loss(output.detection, *targets, spec, normaliser)
+        else:
+            parts = detection_loss(output.detection, *targets, spec, normaliser)
         losses["detection"] = sum(parts.values(), start=next(iter(parts.values())) * 0)
     if output.segmentation is not None and network.labels.segmentation is not None:
         losses["segmentation"] = segmentation_loss(

@@ -8,9 +8,12 @@ from torch import nn
 from torchvision.models.detection import RetinaNet
 from torchvision.models.detection.image_list import ImageList
 
+from pvt_mtl_perception.data.collate import Batch
 from pvt_mtl_perception.model.anchors import retinanet_anchors
 from pvt_mtl_perception.model.heads import DETECTION_LEVELS, AnchorDetectionHead, RetinaNetOutput
-from pvt_mtl_perception.model.spec import DetectionSpec
+from pvt_mtl_perception.model.network import MultiTaskNetwork
+from pvt_mtl_perception.model.spec import DetectionSpec, ModelSpec, NeckSpec
+from pvt_mtl_perception.training.objective import task_losses
 from pvt_mtl_perception.training.retinanet_loss import retinanet_loss
 
 SPEC = DetectionSpec(type="retinanet")
@@ -132,3 +135,27 @@ def test_half_precision_outputs_give_a_float32_loss() -> None:
     losses = [retinanet_loss(o, BOXES, LABELS, [NONE, NONE], ALL, SPEC) for o in (half, rounded)]
     for name, value in losses[0].items():
         assert value.dtype == torch.float32 and value == losses[1][name]
+
+
+def test_the_training_objective_takes_the_loss_of_the_networks_head() -> None:
+    torch.manual_seed(0)
+    network = MultiTaskNetwork(ModelSpec(neck=NeckSpec(channels=32), detection=DetectionSpec("retinanet")))
+    batch = Batch(
+        images=torch.zeros(2, 3, 64, 96, dtype=torch.uint8),
+        all_boxes=torch.tensor([[5.0, 7, 60, 50], [20, 10, 90, 60]]),
+        all_box_labels=torch.tensor([1, 3]),
+        all_ignore_boxes=NONE,
+        box_counts=(2, 0),
+        ignore_counts=(0, 0),
+        detection_labelled=torch.tensor([[True] * 10, [False] * 10]),
+        masks=torch.full((2, 64, 96), 255, dtype=torch.uint8),
+        classes={},
+        names=("a", "b"),
+    )
+    output = network(torch.randn(2, 3, 64, 96))
+    expected = retinanet_loss(output.detection, batch.boxes, batch.box_labels, batch.ignore_boxes,
+                              batch.detection_labelled, network.spec.detection)  # fmt: skip
+    losses = task_losses(output, batch, network)
+    assert set(losses) == {"detection"}
+    torch.testing.assert_close(losses["detection"], sum(expected.values()))
+    assert losses["detection"] > 0.1
