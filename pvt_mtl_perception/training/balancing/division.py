@@ -57,7 +57,7 @@ def divide_parameters(network: MultiTaskNetwork) -> Division:
     The pass runs in evaluation mode: it draws no random numbers and changes no statistics.
     """
     modes = {module: module.training for module in network.modules()}
-    image = torch.zeros(1, 3, 64, 64, device=next(network.parameters()).device)
+    image = next(network.parameters()).new_zeros(1, 3, 64, 64)
     try:
         network.eval()
         with torch.enable_grad():
