@@ -21,8 +21,10 @@ VERBS: Mapping[str, str] = {
     "bag": "bag",
     "predict": "predict",
     "images-to-bag": "images_to_bag",
+    "data": "data",
     "train": "train",
     "eval": "evaluate",
+    "push": "push",
 }
 """Verb to module, in the order of the help."""
 

@@ -29,7 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("out/demo"), help="folder for results; default: %(default)s"
     )
-    parser.add_argument("--model", type=Path, help="checkpoint file; the shipped one by default")
+    parser.add_argument(
+        "--model", help="checkpoint file or hf://owner/name[@revision]; the shipped one by default"
+    )
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
     drive = parser.add_argument_group("rendered drive")
     drive.add_argument("--seed", type=int, default=3, help="which drive; default: %(default)s")
@@ -45,13 +47,14 @@ def run(args: argparse.Namespace) -> int:
     from pvt_mtl_perception.demo.drive import DriveSettings
     from pvt_mtl_perception.demo.measurement import table_rows
     from pvt_mtl_perception.demo.run import run_demo
+    from pvt_mtl_perception.model.hub import resolve_checkpoint
 
     if args.topic and not args.bag:
         raise ValueError("--topic names a topic of --bag, which is missing")
     width, height = args.size
     report = run_demo(
         args.out,
-        args.model or shipped_checkpoint(),
+        resolve_checkpoint(args.model) if args.model else shipped_checkpoint(),
         bag=args.bag,
         topic=args.topic,
         drive=DriveSettings(args.seed, width, height, args.fps, args.seconds),

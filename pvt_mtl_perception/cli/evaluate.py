@@ -18,7 +18,7 @@ _SPLITS = {"synthetic": ("test", "train"), "camvid": ("val", "held_out", "fit", 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the verb's arguments."""
-    parser.add_argument("checkpoint", type=Path, help="the model's file")
+    parser.add_argument("checkpoint", help="the model's file or hf://owner/name[@revision]")
     parser.add_argument("--data", choices=sorted(_SPLITS), required=True, help="which data set")
     parser.add_argument(
         "--root",

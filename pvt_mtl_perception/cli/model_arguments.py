@@ -16,7 +16,9 @@ if TYPE_CHECKING:  # importing it loads torch, for which help does not wait
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds ``--model``, ``--device``, ``--precision`` and the detection thresholds."""
     group = parser.add_argument_group("model")
-    group.add_argument("--model", type=Path, help="checkpoint file; the shipped one by default")
+    group.add_argument(
+        "--model", help="checkpoint file or hf://owner/name[@revision]; the shipped one by default"
+    )
     group.add_argument("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
     group.add_argument(
         "--precision", choices=["fp32", "fp16", "bf16"], default="fp32", help="default: %(default)s"
@@ -37,12 +39,14 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def checkpoint_path(args: argparse.Namespace) -> Path:
-    """The checkpoint that ``--model`` names, or the shipped one.
+    """The file of the checkpoint that ``--model`` names, fetched where it is on the hub, or the shipped one.
 
     Raises:
-        FileNotFoundError: when there is none.
+        FileNotFoundError, HubError: when there is none.
     """
-    path: Path = args.model or shipped_checkpoint()
+    from pvt_mtl_perception.model.hub import resolve_checkpoint
+
+    path = resolve_checkpoint(args.model) if args.model else shipped_checkpoint()
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
     return path
@@ -57,7 +61,7 @@ def load_predictor(args: argparse.Namespace) -> Predictor:
     from pvt_mtl_perception.inference.predictor import Predictor
 
     return Predictor(
-        checkpoint_path(args),
+        args.model or checkpoint_path(args),
         device=args.device,
         precision=args.precision,
         score_threshold=args.score_threshold,

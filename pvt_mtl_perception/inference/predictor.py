@@ -22,6 +22,7 @@ from pvt_mtl_perception.inference.decode import (
 )
 from pvt_mtl_perception.inference.preprocess import LetterboxGeometry, preprocess
 from pvt_mtl_perception.model.checkpoint import Checkpoint, build_network, load_checkpoint
+from pvt_mtl_perception.model.hub import source_name
 from pvt_mtl_perception.model.network import NetworkOutput
 from pvt_mtl_perception.result import Result
 
@@ -35,7 +36,7 @@ class Predictor:
     values that held when it began.
 
     Args:
-        checkpoint: a file or what ``load_checkpoint`` returned.
+        checkpoint: a file, ``hf://owner/name[@revision][/file]``, or what ``load_checkpoint`` returned.
         device: ``auto`` (CUDA where available, else the CPU), ``cpu``, ``cuda`` or ``cuda:N``.
         precision: ``fp32``, ``bf16``, or on CUDA ``fp16``.
         score_threshold, nms_threshold, max_detections: see ``DetectionSettings``.
@@ -46,12 +47,12 @@ class Predictor:
         tasks: the tasks the checkpoint has heads for.
         device: the device in use.
         precision: as given.
-        model_name: the file's stem, or the backbone's name for a checkpoint in memory.
+        model_name: the file's stem, the hub repository's name, or the backbone's for a checkpoint in memory.
         provenance: the checkpoint's: data, command, seed, commit, scores.
         preprocessing: input size and normalisation in use.
 
     Raises:
-        FileNotFoundError, CheckpointError: from ``load_checkpoint``.
+        FileNotFoundError, HubError, CheckpointError: from ``load_checkpoint``.
         ValueError: for an unknown device or precision, a threshold or an input size out of range.
         RuntimeError: when the device is not available on this machine.
     """
@@ -75,7 +76,7 @@ class Predictor:
             self.model_name = loaded.spec.backbone.name
         else:
             loaded, source = load_checkpoint(checkpoint), str(checkpoint)
-            self.model_name = Path(checkpoint).stem
+            self.model_name = source_name(checkpoint)
         self.labels = loaded.labels
         self.tasks = loaded.spec.tasks
         self.provenance: Mapping[str, Any] = loaded.provenance

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pvt_mtl_perception.labels import TaskLabels
+from pvt_mtl_perception.model.hub import resolve_checkpoint
 from pvt_mtl_perception.model.network import MultiTaskNetwork
 from pvt_mtl_perception.model.spec import ModelSpec, spec_from_dict
 
@@ -84,9 +85,11 @@ def save_tensors_atomically(
             os.fsync(written.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except BaseException:
+    except safetensors.SafetensorError as error:
+        # What the file system refuses comes out of safetensors as its own kind of error.
+        raise OSError(f"{path} could not be written: {error}") from None
+    finally:
         Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
@@ -108,12 +111,16 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
 def load_checkpoint(path: str | Path) -> Checkpoint:
     """Reads a checkpoint and checks it against its own spec.
 
+    Args:
+        path: a file, or an address on the Hugging Face hub as in ``hub.resolve_checkpoint``.
+
     Raises:
         FileNotFoundError: when there is no such file.
+        HubError: when the hub cannot be reached or lacks the file.
         CheckpointError: when it is no safetensors file, is truncated, lacks a metadata key, or its weights
             disagree with its spec; the message names the file and the key.
     """
-    path = Path(path)
+    path = resolve_checkpoint(path)
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
     try:

@@ -6,14 +6,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, HfApi, constants, hf_hub_download, parse_hf_uri
+from huggingface_hub import (
+    CommitOperationAdd,
+    HfApi,
+    constants,
+    get_hf_file_metadata,
+    hf_hub_download,
+    hf_hub_url,
+    parse_hf_uri,
+)
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
     HfUriError,
     HFValidationError,
     LocalEntryNotFoundError,
-    LocalTokenNotFoundError,
     OfflineModeIsEnabled,
     RemoteEntryNotFoundError,
     RepositoryNotFoundError,
@@ -50,10 +57,11 @@ def hub_errors(what: str) -> Iterator[None]:
         raise HubError(f"{what}: the repository has no such branch, tag or commit") from error
     except RemoteEntryNotFoundError as error:
         raise HubError(f"{what}: the repository has no such file") from error
-    except LocalTokenNotFoundError as error:
-        raise HubError(f"{what}: the hub wants a token: `hf auth login`, or set HF_TOKEN") from error
     except HfHubHTTPError as error:
-        raise HubError(f"{what}: the hub answered: {str(error).strip().splitlines()[0]}") from error
+        answer = str(error).strip().splitlines()[0]
+        if error.response.status_code in (401, 403):
+            answer += "; it wants a token with the right to do this: `hf auth login`, or set HF_TOKEN"
+        raise HubError(f"{what}: the hub answered: {answer}") from error
     except TransportError as error:
         raise _unreachable(what) from error
 
@@ -75,6 +83,36 @@ def hub_uri(source: str | Path) -> str | None:
         if text.startswith(prefix):
             return f"hf://{text[len(prefix) :]}"
     return None
+
+
+def source_name(source: str | Path) -> str:
+    """What to call the model of a source: a file's stem, or the name of the repository on the hub."""
+    address = hub_uri(source)
+    if address is None:
+        return Path(source).stem
+    return address.removeprefix("hf://").split("/")[1].partition("@")[0]
+
+
+def fetch_file(repository: str, file: str, revision: str | None) -> Path:
+    """A file of a model repository in the hub's cache, fetched where it is absent or has changed.
+
+    Raises:
+        HubError: see ``hub_errors``.
+    """
+    with hub_errors(f"hf://{repository}{f'@{revision}' if revision else ''}/{file}"):
+        return _fetch(repository, file, revision)
+
+
+def _fetch(repository: str, file: str, revision: str | None) -> Path:
+    cached_only = False
+    try:
+        # One question without retries: hf_hub_download by itself tries for 23 s before it gives up.
+        get_hf_file_metadata(hf_hub_url(repository, file, revision=revision))
+    except HfHubHTTPError:
+        raise
+    except (TransportError, OfflineModeIsEnabled):
+        cached_only = True
+    return Path(hf_hub_download(repository, file, revision=revision, local_files_only=cached_only))
 
 
 def resolve_checkpoint(source: str | Path) -> Path:
@@ -101,9 +139,9 @@ def resolve_checkpoint(source: str | Path) -> Path:
         raise ValueError(f"{address} names a {uri.type}, not a model repository; needs {SYNTAX}")
     with hub_errors(address):
         if uri.path_in_repo:
-            return Path(hf_hub_download(uri.id, uri.path_in_repo, revision=uri.revision))
+            return _fetch(uri.id, uri.path_in_repo, uri.revision)
         try:
-            return Path(hf_hub_download(uri.id, CHECKPOINT_FILE, revision=uri.revision))
+            return _fetch(uri.id, CHECKPOINT_FILE, uri.revision)
         except RemoteEntryNotFoundError:
             files = HfApi().list_repo_files(uri.id, revision=uri.revision)
         found = sorted(name for name in files if name.endswith(".safetensors"))
@@ -112,7 +150,7 @@ def resolve_checkpoint(source: str | Path) -> Path:
             raise HubError(
                 f"{address}: of {CHECKPOINT_FILE} or one other .safetensors file the repository has {names}"
             )
-        return Path(hf_hub_download(uri.id, found[0], revision=uri.revision))
+        return _fetch(uri.id, found[0], uri.revision)
 
 
 def push_files(repository: str, files: dict[str, Path | bytes], private: bool, revision: str | None) -> str:
@@ -136,7 +174,8 @@ def push_files(repository: str, files: dict[str, Path | bytes], private: bool, r
     api = HfApi()
     with hub_errors(repository):
         try:
-            api.create_repo(repository, private=private, exist_ok=True)
+            # None leaves it to the owner: an organisation may make its repositories private.
+            api.create_repo(repository, private=private or None, exist_ok=True)
         except HFValidationError as error:
             raise ValueError(f"{repository!r} is not a repository: {error}") from None
         if revision is not None and revision != constants.DEFAULT_REVISION:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import json
 import pickle
 import sys
 from collections.abc import Mapping
@@ -16,11 +17,11 @@ import safetensors
 import timm
 import torch
 from safetensors.torch import load_file
-from timm.models import adapt_input_conv, load_model_config_from_hf, load_state_dict_from_hf, model_entrypoint
+from timm.models import adapt_input_conv, model_entrypoint
 from torch import Tensor
 
 from pvt_mtl_perception.model.checkpoint import CheckpointError
-from pvt_mtl_perception.model.hub import hub_errors, hub_uri, resolve_checkpoint
+from pvt_mtl_perception.model.hub import HubError, fetch_file, resolve_checkpoint
 from pvt_mtl_perception.model.network import MultiTaskNetwork
 
 TIMM = "timm"
@@ -112,23 +113,17 @@ def _fetch(source: str, name: str) -> tuple[Mapping[str, Tensor], str]:
         if config is None or not config.hf_hub_id:
             known = ", ".join(timm.list_pretrained(f"{name.partition('.')[0]}*")) or "none of this family"
             raise ValueError(f"timm has no weights for {name!r} on the hub; it has: {known}")
-        return _from_timm_hub(str(config.hf_hub_id), f"timm's weights of {name} ({config.hf_hub_id})"), (
-            f"{config.hf_hub_id}"
-        )
+        try:
+            return _read(resolve_checkpoint(f"hf://{config.hf_hub_id}")), f"hf://{config.hf_hub_id}"
+        except HubError as error:
+            raise HubError(f"timm's weights of {name}: {error}") from None
     if source.startswith(TIMM_HUB_PREFIX):
-        model_id = source.removeprefix(TIMM_HUB_PREFIX)
-        with hub_errors(source):
-            architecture = load_model_config_from_hf(model_id)[1]
-        if architecture != name.partition(".")[0]:
-            raise CheckpointError(f"{source} is {architecture}; backbone.name is {name}")
-        return _from_timm_hub(model_id, source), source
-    path = resolve_checkpoint(source)
-    return _read(path), source if hub_uri(source) else str(path)
-
-
-def _from_timm_hub(model_id: str, what: str) -> Mapping[str, Tensor]:
-    with hub_errors(f"{what}; or `--pretrained FILE` for a local .safetensors or .pth file"):
-        return _unwrapped(load_state_dict_from_hf(model_id, weights_only=True))
+        repository, _, revision = source.removeprefix(TIMM_HUB_PREFIX).partition("@")
+        described = json.loads(fetch_file(repository, "config.json", revision or None).read_text())
+        if described.get("architecture") != name.partition(".")[0]:
+            raise CheckpointError(f"{source} is {described.get('architecture')}; backbone.name is {name}")
+        source = source.replace(TIMM_HUB_PREFIX, "hf://", 1)
+    return _read(resolve_checkpoint(source)), source
 
 
 def _read(path: Path) -> Mapping[str, Tensor]:

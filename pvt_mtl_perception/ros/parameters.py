@@ -116,7 +116,8 @@ class Settings:
 
     model_path: str = _parameter(
         "",
-        "Checkpoint file (.safetensors). Empty means the one that comes with the package.",
+        "Checkpoint file (.safetensors), or hf://owner/name[@revision] on the Hugging Face hub. "
+        "Empty means the one that comes with the package.",
         "configure",
     )
     device: str = _parameter(
