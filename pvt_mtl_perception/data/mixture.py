@@ -200,7 +200,8 @@ class _CollateDrawn:
         return dataclasses.replace(batch, bad_samples=bad) if bad else batch
 
 
-def _prepare_worker(_: int) -> None:
+def prepare_worker(_: int) -> None:
+    """Settings of a reading process; for ``DataLoader(worker_init_fn=...)``."""
     # Workers are the parallelism; threads of their own would take the cores from the network.
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
@@ -256,7 +257,7 @@ def build_loader(
         num_workers=workers,
         # A fork of a process whose OpenMP or CUDA threads already run may hang.
         multiprocessing_context="spawn" if workers else None,
-        worker_init_fn=_prepare_worker,
+        worker_init_fn=prepare_worker,
         persistent_workers=workers > 0,
         prefetch_factor=prefetch if workers else None,
         pin_memory=pin_memory,

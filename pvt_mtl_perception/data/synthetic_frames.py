@@ -51,7 +51,8 @@ class SyntheticDataset:
         self.labels = TaskLabels(
             groups, load_label_set("driving_detection"), load_label_set("driving_segmentation")
         )
-        self._kept: dict[int, Sample] | None = {} if keep else None
+        self.keep = keep
+        self._kept: dict[int, Sample] = {}
 
     def __len__(self) -> int:
         return _SEEDS if self.size is None else self.size
@@ -70,7 +71,7 @@ class SyntheticDataset:
 
     def __getitem__(self, index: int) -> Sample:
         """One frame, the same each time."""
-        if self._kept is None:
+        if not self.keep:
             return render_frame(self.seed(index), *self.frame_size, self.split)
         if index not in self._kept:
             self._kept[index] = render_frame(self.seed(index), *self.frame_size, self.split)
