@@ -4,7 +4,7 @@
 
 Rounds go through all methods in turn, so that other work on the machine meets all of them; a method's ratio
 is the median over the rounds of its time divided by that of equal weighting in the same round. On a CPU,
-times are of the one thread that computes, not of the clock on the wall.
+times are what the process computes for on one thread, not of the clock on the wall.
 """
 
 from __future__ import annotations

@@ -43,8 +43,8 @@ def quick_network(seed: int = 0) -> MultiTaskNetwork:
 
 
 def images(count: int = 2, seed: int = 0) -> Tensor:
-    """Normal pixels, (count, 3, 64, 96)."""
-    pixels = torch.randn(count, 3, 64, 96, generator=torch.Generator().manual_seed(seed))
+    """Normal pixels, (count, 3, 64, 64)."""
+    pixels = torch.randn(count, 3, 64, 64, generator=torch.Generator().manual_seed(seed))
     return pixels.to(memory_format=torch.channels_last)
 
 

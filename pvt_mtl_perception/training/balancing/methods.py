@@ -58,7 +58,7 @@ def make_balancer(config: BalancingConfig, network: MultiTaskNetwork, seed: int 
         seed: of what a method draws; the same on all processes.
 
     Raises:
-        ValueError: for weights of a task that the network lacks.
+        ValueError: for weights of a task that the network lacks, and gradnorm with a frozen backbone.
     """
     tasks = network.tasks
     check_tasks(config.weights, tasks)
@@ -76,6 +76,10 @@ def make_balancer(config: BalancingConfig, network: MultiTaskNetwork, seed: int 
             return FAMOBalancer(tasks, division, config.lr)
         case "gradnorm":
             at = last_common_matrix(network, division)
+            if at is None and len(tasks) > 1:
+                raise ValueError(
+                    "gradnorm compares the tasks' gradients at the last matrix of the backbone; it is frozen"
+                )
             return GradNormBalancer(tasks, division, at, config.lr, config.alpha)
     return GradientBalancer(tasks, division, make_weighting(config, seed))
 
@@ -105,7 +109,7 @@ def make_weighting(config: BalancingConfig, seed: int = 0) -> Weighting:
 
 
 def last_common_matrix(network: MultiTaskNetwork, division: Division) -> nn.Parameter | None:
-    """The last weight of the backbone that all tasks depend on; None where nothing is shared.
+    """The last weight of the backbone that all tasks depend on; None where there is none to train.
 
     It lies in the backbone also where all tasks use the neck, whose last layers each serve one level of the
     pyramid.

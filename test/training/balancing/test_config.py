@@ -49,3 +49,10 @@ def test_every_method_can_be_made():
     network = small_network()
     for method in METHODS:
         assert make_balancer(BalancingConfig(method), network).tasks == network.tasks
+
+
+def test_gradnorm_is_refused_where_its_matrix_is_frozen():
+    network = small_network()
+    network.backbone.requires_grad_(False)
+    with pytest.raises(ValueError, match=r"gradnorm compares .* it is frozen"):
+        make_balancer(BalancingConfig("gradnorm"), network)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pvt_mtl_perception.training.balancing import BalancingConfig, make_balancer
 
-METHODS = ("uncertainty", "famo", "gradnorm", "pcgrad", "upgrad")
+METHODS = ("uncertainty", "gradnorm", "pcgrad", "upgrad")
 # Processes of a step by task: the first two steps have labels everywhere, the others on one process only.
 LABELLED = [
     dict.fromkeys(ALL_TASKS, (0, 1)),
