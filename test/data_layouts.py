@@ -58,18 +58,17 @@ def write_json(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content))
 
 
-def write_imagenet(
-    root: Path, split: str = "train", size: tuple[int, int] = (24, 32), images: int = 1
-) -> None:
-    """The 1000 folders with ``images`` links each to one of ten pictures, number class % 10."""
+def write_imagenet(root: Path, split: str = "train", pictures: Sequence[np.ndarray] = ()) -> None:
+    """The 1000 folders with a link each to one of the pictures, by default ten: number class % 10."""
     from timm.data.imagenet_info import ImageNetInfo
 
-    for i in range(10):
-        write_picture(root / "pictures" / f"{i}.jpg", make_scene(i, size, 1).image)
+    pictures = pictures or [make_scene(i, (24, 32), 1).image for i in range(10)]
+    for i, picture in enumerate(pictures):
+        write_picture(root / "pictures" / f"{i}.jpg", picture)
     for i, wnid in enumerate(ImageNetInfo("imagenet-1k").label_names()):
-        (root / split / wnid).mkdir(parents=True)
-        for number in range(images):
-            (root / split / wnid / f"{wnid}_{number}.JPEG").symlink_to(root / "pictures" / f"{i % 10}.jpg")
+        link = root / split / wnid / f"{wnid}_0.JPEG"
+        link.parent.mkdir(parents=True)
+        link.symlink_to(root / "pictures" / f"{i % len(pictures)}.jpg")
 
 
 def coco_content(scenes: Sequence[Scene], categories: dict[int, str], names: Sequence[str]) -> dict[str, Any]:
