@@ -30,7 +30,7 @@ from pvt_mtl_perception.model.spec import (
     SegmentationSpec,
 )
 from pvt_mtl_perception.training.balancing import METHODS, BalancingConfig, make_balancer
-from pvt_mtl_perception.training.trainer import task_losses
+from pvt_mtl_perception.training.objective import task_losses
 
 GROUPS = {"weather": "driving_weather", "scene": "driving_scene", "timeofday": "driving_timeofday"}
 PARTS = ("forward", "backward", "finish", "optimizer")
@@ -84,7 +84,7 @@ def main() -> None:
     def losses() -> dict[str, Tensor]:
         with torch.autocast(device.type, torch.bfloat16, enabled=args.bf16):
             output = network(images)
-        return task_losses(output, batch, network, 0.0)
+        return task_losses(output, batch, network)
 
     methods = ["equal", *(m for m in args.methods if m != "equal")]
     balancers = {m: make_balancer(BalancingConfig(m), network) for m in methods}
