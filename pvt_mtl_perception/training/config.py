@@ -48,7 +48,7 @@ class OptimizerConfig:
         lr: peak learning rate.
         weight_decay: on weights of two or more dimensions.
         layer_decay: factor from each layer of the backbone to the one below (Clark 2020); None for one rate.
-        schedule: after the warm-up, ``cosine`` or ``poly`` (with ``power``) to zero, ``multistep``, or constant.
+        schedule: after the warm-up; ``cosine`` and ``poly`` (with ``power``) go to zero.
         power: of the ``poly`` schedule.
         milestones: of ``multistep``: where, as parts of the run, the rate falls to a tenth.
         warmup_steps: linear from a hundredth of ``lr``.

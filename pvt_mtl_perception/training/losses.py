@@ -19,9 +19,9 @@ from pvt_mtl_perception.model.heads import DetectionOutput
 from pvt_mtl_perception.model.spec import DetectionSpec
 from pvt_mtl_perception.training.assignment import assign, broadcast_iou, pad_boxes
 
-# What a sum is divided by, given this process's count and the least that the whole batch's count is taken for.
-# The processes of a distributed run divide by their share of the total (Processes.share_of_total), so that the
-# mean of their losses is the loss of the whole batch.
+# What a sum is divided by, given this process's count and the least that the whole batch's count is taken
+# for. The processes of a distributed run divide by their share of the total (Processes.share_of_total), so
+# that the mean of their losses is the loss of the whole batch.
 Normaliser = Callable[[Tensor, float], Tensor]
 
 GIOU_WEIGHT = 2.0

@@ -57,7 +57,8 @@ def labels_beside_predictions(checkpoint: Checkpoint, batch: Batch) -> Mapping[s
     Returns:
         uint8 (H, 2 W, 3) RGB by name, ``PICTURES`` at most.
     """
-    predictor = Predictor(checkpoint, device="cpu", input_size=tuple(batch.images.shape[-2:]))
+    height, width = batch.images.shape[-2:]
+    predictor = Predictor(checkpoint, device="cpu", input_size=(height, width))
     frames = [image.permute(1, 2, 0).contiguous().numpy() for image in batch.images[:PICTURES]]
     results = predictor.predict(frames)
     return {

@@ -44,7 +44,7 @@ def score_sources(
 
 
 def score(path: Path, sources: Sequence[SourceConfig], device: str = "auto") -> dict[str, Any]:
-    """Evaluates a checkpoint on each source and stores the scores in its provenance; see ``score_sources``."""
+    """As ``score_sources``, and stores the scores in the checkpoint's provenance."""
     scores = score_sources(path, sources, device)
     checkpoint = load_checkpoint(path)
     provenance = {**checkpoint.provenance, "scores": scores}

@@ -111,7 +111,7 @@ def _scheduler(optimizer: torch.optim.Optimizer, config: OptimizerConfig, steps:
 
 @contextmanager
 def _stop_requests() -> Iterator[list[signal.Signals]]:
-    """Yields a list that gets the SIGTERM or SIGINT that asks for a stop after the step; SIGINT twice stops now.
+    """Yields a list that gets each SIGTERM or SIGINT; the loop stops after the step, a second SIGINT at once.
 
     A step cut in two would leave weights and optimiser out of step with each other.
     """

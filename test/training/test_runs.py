@@ -28,12 +28,21 @@ segmentation_class_weights: inverse_log
 input_width: 160
 input_height: 96
 checkpoint_every: 2
-workers: 1
+workers: %(workers)d
 """
 
 
 def train(config: Path, out: Path, *launcher: str) -> list[str]:
-    return [sys.executable, *launcher, "-m", "pvt_mtl_perception.cli", "train", str(config), "--out", str(out)]
+    return [
+        sys.executable,
+        *launcher,
+        "-m",
+        "pvt_mtl_perception.cli",
+        "train",
+        str(config),
+        "--out",
+        str(out),
+    ]
 
 
 def run(command: list[str], **environment: str) -> None:
@@ -55,7 +64,9 @@ def weights(out: Path) -> dict[str, torch.Tensor]:
 
 def test_a_run_killed_at_any_step_ends_with_the_same_weights_bit_for_bit(tmp_path: Path) -> None:
     config = tmp_path / "run.yaml"
-    config.write_text(RUN % {"steps": 6, "dropout": 0.2, "optimizer": "adamw", "method": "gradnorm"})
+    config.write_text(
+        RUN % {"steps": 6, "dropout": 0.2, "optimizer": "adamw", "method": "gradnorm", "workers": 1}
+    )
     run(train(config, tmp_path / "whole"))
     killed = subprocess.Popen(
         train(config, tmp_path / "killed"),
@@ -80,7 +91,7 @@ def test_a_run_killed_at_any_step_ends_with_the_same_weights_bit_for_bit(tmp_pat
 @pytest.mark.parametrize("method", ["equal", "mgda"])
 def test_two_processes_take_the_steps_of_one(tmp_path: Path, method: str) -> None:
     config = tmp_path / "run.yaml"
-    config.write_text(RUN % {"steps": 3, "dropout": 0.0, "optimizer": "sgd", "method": method})
+    config.write_text(RUN % {"steps": 3, "dropout": 0.0, "optimizer": "sgd", "method": method, "workers": 0})
     run(train(config, tmp_path / "one"))
     run(train(config, tmp_path / "two", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"))
     expected, found = weights(tmp_path / "one"), weights(tmp_path / "two")

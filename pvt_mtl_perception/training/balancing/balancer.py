@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pvt_mtl_perception.training.balancing.division import Division
 
-Reduce = Callable[[Tensor], None]
+Reduce = Callable[[Tensor], object]
 """Replaces a contiguous tensor by its mean over the processes, in place; every process calls it in turn."""
 
 
