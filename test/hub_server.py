@@ -53,8 +53,9 @@ class Hub:
 
 
 class _Handler(BaseHTTPRequestHandler):
+    # Every answer ends its connection, so that a hub that has stopped is unreachable at once.
+    protocol_version = "HTTP/1.0"
     hub: Hub
-    protocol_version = "HTTP/1.1"
 
     def log_message(self, format: str, *args: object) -> None:
         """Nothing: the requests are kept in ``Hub.requests``."""

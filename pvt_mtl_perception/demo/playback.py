@@ -127,7 +127,7 @@ def play_through_node(
                     *(["-r", f"__ns:={namespace}"] if namespace else []),
                     *("-r", f"{'image/compressed' if compressed else 'image'}:={topic.name}"),
                     *("-p", f"image_transport:={'compressed' if compressed else 'raw'}"),
-                    *("-p", f"model_path:={model.resolve()}"),
+                    *("-p", f"model_path:={model.absolute()}"),
                     *("-p", f"device:={device}"),
                     *("-p", f"score_threshold:={score_threshold}"),
                 ],

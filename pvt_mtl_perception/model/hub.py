@@ -45,8 +45,13 @@ def hub_errors(what: str) -> Iterator[None]:
     """
     try:
         yield
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
-        raise _unreachable(what) from error
+    except LocalEntryNotFoundError as error:
+        raise HubError(
+            f"{what}: {_unreachable()}, and the file is not in the cache {constants.HF_HUB_CACHE}; "
+            "without a network give the path of a local file"
+        ) from error
+    except OfflineModeIsEnabled as error:
+        raise HubError(f"{what}: {_unreachable()}") from error
     except GatedRepoError as error:
         raise HubError(f"{what}: access has to be granted on the hub's page first") from error
     except RepositoryNotFoundError as error:
@@ -63,14 +68,12 @@ def hub_errors(what: str) -> Iterator[None]:
             answer += "; it wants a token with the right to do this: `hf auth login`, or set HF_TOKEN"
         raise HubError(f"{what}: the hub answered: {answer}") from error
     except TransportError as error:
-        raise _unreachable(what) from error
+        raise HubError(f"{what}: {_unreachable()}") from error
 
 
-def _unreachable(what: str) -> HubError:
-    return HubError(
-        f"{what}: the hub at {constants.ENDPOINT} cannot be reached, and the file is not in the cache "
-        f"{constants.HF_HUB_CACHE}; without a network give the path of a local file"
-    )
+def _unreachable() -> str:
+    reason = " because HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else ""
+    return f"the hub at {constants.ENDPOINT} cannot be reached{reason}"
 
 
 def hub_uri(source: str | Path) -> str | None:

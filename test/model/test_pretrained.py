@@ -6,6 +6,7 @@ import argparse
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import timm
@@ -26,10 +27,10 @@ from pvt_mtl_perception.model.pretrained import load_backbone_weights
 from pvt_mtl_perception.model.spec import BackboneSpec, ClassificationSpec, ModelSpec, SegmentationSpec
 
 
-def make_network(backbone: str = "pvt_v2_b0") -> MultiTaskNetwork:
+def make_network(backbone: str = "pvt_v2_b0", norm: Literal["batch", "frozen"] = "batch") -> MultiTaskNetwork:
     return MultiTaskNetwork(
         ModelSpec(
-            BackboneSpec(backbone),
+            BackboneSpec(backbone, norm=norm),
             classification=ClassificationSpec({"weather": "driving_weather"}),
             segmentation=SegmentationSpec(channels=32),
         )
@@ -106,14 +107,18 @@ def test_every_layout_of_pvt_gives_the_models_own_features(tmp_path: Path, layou
         assert torch.equal(network.state_dict()[key], value)
 
 
-def test_regnet_files_set_the_running_statistics(tmp_path: Path) -> None:
+@pytest.mark.parametrize("norm", ["batch", "frozen"])
+def test_regnet_files_set_the_running_statistics(tmp_path: Path, norm: Literal["batch", "frozen"]) -> None:
     model = original("regnety_004")
     save_file(model.state_dict(), tmp_path / "weights.safetensors")
-    network = make_network("regnety_004")
+    network = make_network("regnety_004", norm)
     report = load_backbone_weights(network, tmp_path / "weights.safetensors")
     assert_same_features(network, model)
     assert "stem.bn.running_var" in report.loaded and report.missing == ()
-    assert report.skipped == {"head.fc.weight": "classifier", "head.fc.bias": "classifier"}
+    reasons = {key: reason for key, reason in report.skipped.items() if reason != "counter"}
+    assert reasons == {"head.fc.weight": "classifier", "head.fc.bias": "classifier"}
+    # Frozen statistics count no batches.
+    assert (len(report.skipped) > len(reasons)) == (norm == "frozen")
 
 
 def test_own_checkpoint_gives_its_backbone(tmp_path: Path) -> None:
