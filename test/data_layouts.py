@@ -11,8 +11,6 @@ from typing import Any
 import cv2
 import numpy as np
 
-CITYSCAPES_LABELS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
-
 
 @dataclass(frozen=True, eq=False)
 class Scene:

@@ -377,7 +377,7 @@ def training_transform(
     return SampleTransform(
         *([RandomWindowOnBox(chosen.iou_crop)] if chosen.iou_crop else []),
         RandomScaledCrop(size, scale, reference_size or size, chosen.aspect_ratio),
-        RandomPhotometric(chosen.photometric),
+        *([RandomPhotometric(chosen.photometric)] if chosen.photometric else []),
         v2.RandomHorizontalFlip(chosen.flip),
         # Last, because the predictor's padding has one colour that no photometric change may touch.
         PadTo(size, fill_color(mean), random=True),

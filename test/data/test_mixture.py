@@ -107,6 +107,20 @@ def test_processes_share_the_global_batch_without_overlap() -> None:
         )
 
 
+@pytest.mark.parametrize("homogeneous", [False, True])
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_any_number_of_processes_draws_what_one_draws(world_size: int, homogeneous: bool) -> None:
+    mixture = Mixture((13, 7), (3, 1), 8, seed=4, homogeneous=homogeneous)
+
+    def names(rank: int, world_size: int) -> list[tuple[str, ...]]:
+        options = {"stop_step": 11, "start_step": 4, "workers": 0, "rank": rank, "world_size": world_size}
+        loader = build_loader(DATASETS, training_transform((32, 32)), mixture, COLLATOR, **options)
+        return [batch.names for batch in loader]
+
+    parts = zip(*(names(rank, world_size) for rank in range(world_size)), strict=True)
+    assert [sum(step, ()) for step in parts] == names(0, 1)
+
+
 def test_ratios_hold_closely_in_any_run_of_draws() -> None:
     mixture = Mixture((1000, 1000, 1000), (5, 2, 1), 8, seed=0)
     counts = np.zeros(3)

@@ -7,7 +7,6 @@ import cv2
 import numpy as np
 import pytest
 from data_layouts import (
-    CITYSCAPES_LABELS,
     bdd_frame,
     coco_categories,
     coco_content,
@@ -23,6 +22,7 @@ from data_layouts import (
 )
 from PIL import Image
 from pycocotools.coco import COCO
+from torchvision.datasets import Cityscapes, ImageFolder
 
 from pvt_mtl_perception.data.ade20k import Ade20kDataset
 from pvt_mtl_perception.data.bdd100k import Bdd100kDataset
@@ -67,6 +67,14 @@ def test_imagenet_classes_are_the_ranks_of_the_wordnet_ids(imagenet: Path) -> No
         assert sample.classes == {"imagenet": index} and wnid in sample.name
         assert sample.boxes is None and sample.mask is None
         assert np.abs(sample.image.astype(int) - make_scene(index % 10, (24, 32), 1).image).mean() < 12
+
+
+def test_imagenet_gives_what_torchvisions_folders_give(imagenet: Path) -> None:
+    dataset, reference = ImageNetDataset(imagenet), ImageFolder(str(imagenet / "train"))
+    assert len(reference) == len(dataset) and tuple(reference.classes) == dataset.wnids
+    for index in range(0, 1000, 97):
+        path, label = reference.samples[index]
+        assert dataset[index].name == path and dataset[index].classes == {"imagenet": label}
 
 
 def test_imagenet_label_set_has_the_names_of_timm() -> None:
@@ -396,12 +404,28 @@ def test_cityscapes_masks_are_train_ids_and_boxes_the_instances(tmp_path: Path) 
 
 def test_cityscapes_train_ids_are_in_the_order_of_the_label_ids(tmp_path: Path) -> None:
     write_cityscapes(tmp_path, SCENES[:1])
-    label = np.repeat(np.array([[*range(34), 255] + [0] * 29], np.uint8), 48, 0)
+    label = np.repeat(np.arange(64, dtype=np.uint8)[None] % 34, 48, 0)
     write_picture(next((tmp_path / "gtFine").rglob("*labelIds.png")), label)
     mask = CityscapesDataset(tmp_path)[0].mask[0]
-    expected = np.full(64, 255)
-    expected[list(CITYSCAPES_LABELS)] = np.arange(19)
-    np.testing.assert_array_equal(mask, expected)
+    of_torchvision = {c.id: c.train_id for c in Cityscapes.classes}
+    assert mask[:34].tolist() == [of_torchvision[i] for i in range(34)]
+
+
+def test_cityscapes_boxes_are_of_the_classes_that_have_instances(tmp_path: Path) -> None:
+    with_instances = [c for c in Cityscapes.classes if c.has_instances]
+    scenes = [make_scene(i) for i in range(len(with_instances))]
+    for number, (scene, cls) in enumerate(zip(scenes, with_instances, strict=True)):
+        write_cityscapes(tmp_path / str(number), [scene], inside=(cls.id * 1000, cls.id * 1000 + 7, 11))
+        sample = CityscapesDataset(tmp_path / str(number))[0]
+        boxes = sample.ignore_boxes if cls.ignore_in_eval else sample.boxes
+        np.testing.assert_array_equal(boxes, scene.boxes[:2])
+        name = {"person": "pedestrian"}.get(cls.name, cls.name)
+        if not cls.ignore_in_eval:
+            assert {DETECTION.names[i] for i in sample.box_labels} == {name}
+    # The same files, found by torchvision.
+    image, mask = Cityscapes(str(tmp_path / "0"), split="train", mode="fine", target_type="semantic")[0]
+    np.testing.assert_array_equal(np.asarray(image), scenes[0].image)
+    assert set(np.unique(mask)) == {7, 24, 11}
 
 
 def test_cityscapes_instances_of_one_class_have_a_box_each_and_groups_one_a_region(tmp_path: Path) -> None:
