@@ -6,10 +6,10 @@ import dataclasses
 import difflib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import jsonargparse
 import yaml
@@ -89,7 +89,8 @@ class TrainingConfig:
         accumulate: a batch is worked through in this many parts of equal size, for less memory.
         label_smoothing: of the classification.
         segmentation_class_weights: ``inverse_log`` lets rare classes count more (see ``class_weights``).
-        pretrained: weights for the backbone: ``timm`` (fetched by timm), or a .safetensors or .pth file.
+        pretrained: weights for the backbone: ``timm`` (fetched by timm), ``hf-hub:owner/name``,
+            ``hf://owner/name``, or a .safetensors or .pth file.
         initial_weights: checkpoint to begin with, a path or ``hf://owner/name``; ``$NAME`` stands for an
             environment variable. Parts it does not have, or has in another shape, begin at random.
         input_width, input_height: of the finished checkpoint's preprocessing.
@@ -130,6 +131,11 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         if not self.train:
             raise ValueError("train lists no data source")
+        if self.model.backbone.norm == "frozen" and not (self.pretrained or self.initial_weights):
+            raise ValueError(
+                "model.backbone.norm is frozen: it keeps the statistics that the backbone was loaded with, so "
+                "it needs the key pretrained or initial_weights"
+            )
         for number, phase in enumerate(self.phases):
             if phase.width % 32 or phase.height % 32:
                 raise ValueError(
@@ -163,11 +169,17 @@ def _with_bases(path: Path, below: tuple[Path, ...] = ()) -> list[str]:
     data = yaml.safe_load(path.read_text())
     if not isinstance(data, dict):
         raise ValueError(f"{path}: a training configuration is a mapping")
-    bases = data.pop("extends", [])
+    return _texts(data, path, below)
+
+
+def _texts(data: Mapping[str, Any], path: Path, below: tuple[Path, ...] = ()) -> list[str]:
+    """As ``_with_bases`` for the content of a file at ``path``."""
+    bases = data.get("extends", [])
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
         raise ValueError(f"{path}: extends is a list of files, found {bases!r}")
     texts = [text for base in bases for text in _with_bases((path.parent / base).resolve(), (*below, path))]
-    return [*texts, yaml.safe_dump(data, sort_keys=False)]
+    own = {key: value for key, value in data.items() if key != "extends"}
+    return [*texts, yaml.safe_dump(own, sort_keys=False)]
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainingConfig:
@@ -181,14 +193,32 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainingConf
             naming the file.
     """
     path = Path(path)
+    return _parse(_with_bases(path), overrides, str(path))
+
+
+def compose_config(parts: Sequence[Mapping[str, Any]], path: Path, name: str) -> TrainingConfig:
+    """A run from parts of which each is what a configuration file beside ``path`` would hold.
+
+    Args:
+        parts: plain data, ``extends`` included; a later one counts over an earlier one.
+        path: the file that they stand in.
+        name: where in it, for messages.
+
+    Raises:
+        FileNotFoundError, ValueError: as ``load_config``.
+    """
+    texts = [text for part in parts for text in _texts(part, path)]
+    return _parse(texts, (), f"{path}: {name}")
+
+
+def _parse(texts: Sequence[str], overrides: Sequence[str], where: str) -> TrainingConfig:
     parser = _config_parser()
-    arguments = [f"--config={text}" for text in _with_bases(path)]
     try:
-        namespace = parser.parse_args([*arguments, *overrides])
+        namespace = parser.parse_args([*(f"--config={text}" for text in texts), *overrides])
         namespace.pop("config")
         return TrainingConfig(**parser.instantiate(namespace).as_dict())
     except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: {error}{_hint(str(error), parser)}") from None
+        raise ValueError(f"{where}: {error}{_hint(str(error), parser)}") from None
 
 
 def config_yaml(config: TrainingConfig) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +107,15 @@ def _class_rows(scores: dict[str, Any]) -> list[str]:
     return rows
 
 
+def _origin(provenance: Mapping[str, Any]) -> str:
+    config = provenance.get("config", {})
+    if source := config.get("initial_weights"):
+        return f"Began with the weights of {source}."
+    if source := config.get("pretrained"):
+        return f"The backbone began with weights from {source}."
+    return "No outside weights."
+
+
 def model_card(name: str, checkpoint: Checkpoint) -> str:
     """A checkpoint's model card in Markdown, from what its metadata hold.
 
@@ -127,7 +136,7 @@ def model_card(name: str, checkpoint: Checkpoint) -> str:
         "",
         f"- Trained by `{provenance.get('command')}` at commit `{provenance.get('commit')}`, "
         f"seed {provenance.get('seed')}, {provenance.get('steps')} steps.",
-        f"- Trained on: {', '.join(provenance.get('trained_on', []))}. No outside weights.",
+        f"- Trained on: {', '.join(provenance.get('trained_on', []))}. {_origin(provenance)}",
         *(f"- {note}" for note in provenance.get("notes", [])),
         "",
         "## Labels",

@@ -245,6 +245,9 @@ def test_a_configuration_builds_on_others_and_prints_whole(tmp_path: Path) -> No
     assert (config.seed, config.optimizer.lr, config.optimizer.ema_decay) == (4, 0.25, 0.5)
     (tmp_path / "printed.yaml").write_text(config_yaml(config))
     assert load_config(tmp_path / "printed.yaml") == config
+    path.write_text("extends: [data.yaml]\nmodel: {backbone: {norm: frozen}}\n")
+    with pytest.raises(ValueError, match=r"frozen.*needs the key pretrained or initial_weights"):
+        load_config(path)
     path.write_text("extends: [run.yaml]\n")
     with pytest.raises(ValueError, match="extends itself"):
         load_config(path)
