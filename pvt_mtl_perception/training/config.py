@@ -133,7 +133,7 @@ class TrainingConfig:
             raise ValueError("train lists no data source")
         if self.model.backbone.norm == "frozen" and not (self.pretrained or self.initial_weights):
             raise ValueError(
-                "model.backbone.norm is frozen: it keeps the statistics that the backbone was loaded with, so "
+                "model.backbone.norm is frozen and keeps the statistics that the backbone was loaded with; "
                 "it needs the key pretrained or initial_weights"
             )
         for number, phase in enumerate(self.phases):
