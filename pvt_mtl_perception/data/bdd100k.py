@@ -161,12 +161,17 @@ class Bdd100kDataset:
         if not joined:
             raise SampleError(f"none of its {len(frames)} frames is labelled and among the images", path)
         self.notes += (f"{joined} images with boxes, of {len(frames)} frames in {path.name}",)
-        return BoxTable.build(owners, boxes, labels, len(position))
+        return BoxTable.build(
+            np.array(owners, np.int64),
+            np.array(boxes, np.float32).reshape(-1, 4),
+            np.array(labels, np.int64),
+            len(position),
+        )
 
     def _box_class(self, path: Path, name: str, label: Mapping[str, Any]) -> int:
         category = label.get("category")
-        crowd = (label.get("attributes") or {}).get("crowd", False)
-        if crowd or category in _IGNORED:
+        attributes = label.get("attributes") or {}
+        if attributes.get("crowd") or attributes.get("ignore") or category in _IGNORED:
             return -1
         return _class_id(path, name, self._detection, _RENAMED.get(str(category), str(category)))
 

@@ -33,22 +33,25 @@ class BoxTable:
 
     @classmethod
     def build(
-        cls, images: list[int], boxes: list[tuple[float, float, float, float]], labels: list[int], count: int
+        cls,
+        images: npt.NDArray[np.int64],
+        boxes: npt.NDArray[np.floating],
+        labels: npt.NDArray[np.int64],
+        count: int,
     ) -> BoxTable:
         """Sorts boxes by image.
 
         Args:
-            images: each box's image, 0..count-1.
-            boxes: ``xyxy`` in pixels.
-            labels: class ids, -1 for an ignore box.
+            images: (N,), each box's image, 0..count-1.
+            boxes: (N, 4), ``xyxy`` in pixels.
+            labels: (N,), class ids, -1 for an ignore box.
             count: how many images there are.
         """
-        owner = np.array(images, np.int64)
-        order = np.argsort(owner, kind="stable")
+        order = np.argsort(images, kind="stable")
         return cls(
-            boxes=np.array(boxes, np.float32).reshape(-1, 4)[order],
-            labels=np.array(labels, np.int64)[order],
-            offsets=np.searchsorted(owner[order], np.arange(count + 1)),
+            boxes=boxes[order].astype(np.float32),
+            labels=labels[order],
+            offsets=np.searchsorted(images[order], np.arange(count + 1)),
         )
 
     def __len__(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,24 +76,14 @@ def read_coco_instances(path: Path, labels: LabelSet) -> CocoInstances:
         sizes.append((image["height"], image["width"]))
     if not file_names:
         raise SampleError("lists no image", path)
-    seen: set[Any] = set()
-    owners, boxes, classes = [], [], []
-    for annotation in data["annotations"]:
-        identity = annotation.get("id")
-        record = f"annotation {identity}"
-        if identity in seen:
-            raise SampleError("the id is there twice", path, record)
-        seen.add(identity)
-        if annotation.get("image_id") not in position:
-            raise SampleError(f"image_id {annotation.get('image_id')} is not among the images", path, record)
-        if annotation.get("category_id") not in categories:
-            raise SampleError(
-                f"category_id {annotation.get('category_id')} is not among the categories", path, record
-            )
-        owners.append(position[annotation["image_id"]])
-        boxes.append(_corners(path, record, annotation.get("bbox")))
-        crowd = annotation.get("iscrowd", 0)
-        classes.append(-1 if crowd else categories[annotation["category_id"]])
+    annotations = data["annotations"]
+    owners = _ids(path, annotations, "image_id", position, "images")
+    classes = _ids(path, annotations, "category_id", categories, "categories")
+    boxes = _boxes(path, annotations)
+    if len({annotation.get("id") for annotation in annotations}) < len(annotations):
+        (identity, _), *_ = Counter(annotation.get("id") for annotation in annotations).most_common(1)
+        raise SampleError("the id is there twice", path, f"annotation {identity}")
+    classes[np.array([bool(annotation.get("iscrowd")) for annotation in annotations], np.bool_)] = -1
     return CocoInstances(
         file_names=pack_names(file_names),
         sizes=np.array(sizes, np.int32),
@@ -122,14 +112,40 @@ def _categories(path: Path, entries: Sequence[Mapping[str, Any]], labels: LabelS
     return categories
 
 
-def _corners(path: Path, record: str, box: Any) -> tuple[float, float, float, float]:
-    try:
-        x, y, width, height = map(float, box)
-    except (TypeError, ValueError):
-        raise SampleError(f"bbox {box!r} is not [x, y, width, height]", path, record) from None
-    if not all(map(math.isfinite, (x, y, width, height))) or width < 0 or height < 0:
-        raise SampleError(f"bbox {box} is not [x, y, width, height]", path, record)
-    return x, y, x + width, y + height
+def _ids(
+    path: Path, annotations: Sequence[Mapping[str, Any]], key: str, known: Mapping[Any, int], among: str
+) -> npt.NDArray[np.int64]:
+    ids = np.array([known.get(annotation.get(key), -1) for annotation in annotations], np.int64)
+    for wrong in np.flatnonzero(ids < 0)[:1]:
+        annotation = annotations[wrong]
+        raise SampleError(
+            f"{key} {annotation.get(key)} is not among the {among}",
+            path,
+            f"annotation {annotation.get('id')}",
+        )
+    return ids
+
+
+def _boxes(path: Path, annotations: Sequence[Mapping[str, Any]]) -> npt.NDArray[np.float64]:
+    """float64 (N, 4), ``xyxy``."""
+
+    def array(several: Sequence[Mapping[str, Any]]) -> npt.NDArray[np.float64] | None:
+        try:
+            boxes = np.array([annotation.get("bbox") for annotation in several], np.float64)
+        except (TypeError, ValueError):
+            return None
+        boxes = boxes.reshape(0, 4) if not len(several) else boxes
+        right = boxes.ndim == 2 and boxes.shape[1] == 4 and bool(np.isfinite(boxes).all())
+        return boxes if right and bool((boxes[:, 2:] >= 0).all()) else None
+
+    boxes = array(annotations)
+    if boxes is None:
+        wrong = next(annotation for annotation in annotations if array([annotation]) is None)
+        raise SampleError(
+            f"bbox {wrong.get('bbox')!r} is not [x, y, width, height]", path, f"annotation {wrong.get('id')}"
+        )
+    boxes[:, 2:] += boxes[:, :2]
+    return boxes
 
 
 class CocoDataset:

@@ -63,6 +63,7 @@ class SourceConfig:
         optional: leave the source out, saying so, where ``root`` does not exist.
         frames: size of a synthetic source, which has no natural end: the pool that training draws from
             (held in memory after its first pass), or the frames that are scored.
+        base_seed: where the training scenes of a synthetic source begin; other seeds, other scenes.
         tasks: keep the labels of these tasks only, so that data with several kinds of labels can stand for
             data with one; None keeps all.
             Samples without a label of the tasks that are learned are left out where the data set knows them.
@@ -88,6 +89,7 @@ class SourceConfig:
     split: str = "train"
     optional: bool = False
     frames: int = _FRAMES
+    base_seed: int = 0
     tasks: list[str] | None = None
     fraction: float = 1.0
     limit: int | None = None
@@ -115,7 +117,7 @@ class SourceConfig:
             raise ValueError(f"{self.kind}: limit is at least 1, found {self.limit}")
         if self.kind != "synthetic" and self.root is None:
             raise ValueError(f"data source {self.kind!r} needs the key 'root'")
-        unset = {"frames": _FRAMES, "classification_labels": {}}
+        unset = {"frames": _FRAMES, "base_seed": 0, "classification_labels": {}}
         for key, readers in _READERS_OF_KEY.items():
             if self.kind not in readers and getattr(self, key) != unset.get(key):
                 raise ValueError(
@@ -141,7 +143,9 @@ def _groups(source: SourceConfig) -> dict[str, LabelSet]:
 
 
 def _synthetic(source: SourceConfig, _: Path) -> LabelledSource:
-    return SyntheticDataset(cast(Any, source.split), size=source.frames, keep=source.split == "train")
+    return SyntheticDataset(
+        cast(Any, source.split), source.base_seed, source.frames, keep=source.split == "train"
+    )
 
 
 def _camvid(source: SourceConfig, root: Path) -> LabelledSource:
@@ -197,6 +201,7 @@ _READERS: Mapping[str, Callable[[SourceConfig, Path], LabelledSource]] = {
 
 _READERS_OF_KEY = {
     "frames": ("synthetic",),
+    "base_seed": ("synthetic",),
     "images": ("coco", "generic"),
     "annotations": ("coco", "generic"),
     "masks": ("generic",),
