@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from random_detections import by_pycocotools, label_set, random_frames
+
+from pvt_mtl_perception.data.sample import Sample
+from pvt_mtl_perception.evaluation.metrics import ClassificationMetric, DetectionMetric, SegmentationMetric
+from pvt_mtl_perception.evaluation.records import (
+    Records,
+    accuracy,
+    average_precision,
+    balanced_accuracy,
+    class_boundary_f,
+    class_iou,
+    confusion_matrix,
+    load_records,
+    pixel_accuracy,
+    save_records,
+)
+from pvt_mtl_perception.result import Classification, Result, Segmentation
+
+SIZE = (40, 50)
+
+
+def segmentation(seed: int, images: int = 6) -> SegmentationMetric:
+    rng = np.random.default_rng(seed)
+    metric = SegmentationMetric(label_set(4))
+    for image in range(images):
+        truth = np.kron(rng.integers(0, 4, (4, 5)), np.ones((10, 10))).astype(np.uint8)
+        guess = np.where(rng.random(SIZE) < 0.2, rng.integers(0, 4, SIZE), truth).astype(np.uint8)
+        truth[: 3 * image] = 255
+        sample = Sample(image=np.zeros((*SIZE, 3), np.uint8), mask=None if image == 2 else truth)
+        metric.update(Result(*SIZE, segmentation=Segmentation(guess)), sample)
+    return metric
+
+
+def classification(seed: int, images: int = 30) -> ClassificationMetric:
+    rng = np.random.default_rng(seed)
+    metric = ClassificationMetric({"kind": label_set(8), "empty": label_set(2)})
+    for image in range(images):
+        probabilities = {"kind": rng.dirichlet(np.ones(8)).astype(np.float32)}
+        label = -1 if image == 3 else int(rng.integers(0, 8))
+        sample = Sample(image=np.zeros((*SIZE, 3), np.uint8), classes={"kind": label})
+        metric.update(Result(*SIZE, classification=Classification(probabilities)), sample)
+    return metric
+
+
+def detection(seed: int, draw: list[int] | None = None) -> DetectionMetric:
+    frames = random_frames(seed, images=20)
+    metric = DetectionMetric(label_set(4))
+    for number in draw if draw is not None else range(len(frames)):
+        metric.update(*frames[number])
+    return metric
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_ap_of_the_records_is_that_of_pycocotools_and_of_the_metric(seed: int) -> None:
+    metric = detection(seed)
+    ap = average_precision(metric.records())
+    reference = by_pycocotools(random_frames(seed, images=20), 4).eval["precision"][..., -1]
+    expected = np.where(reference < 0, np.nan, reference).mean(1).transpose(2, 0, 1)
+    np.testing.assert_allclose(ap, expected, atol=1e-12)
+    scores = metric.compute()
+    assert np.nanmean(ap[0]) == pytest.approx(scores["ap"], abs=1e-6)
+    assert np.nanmean(ap[1]) == pytest.approx(scores["ap_small"], abs=1e-6)
+
+
+def test_ap_of_a_resample_is_that_of_a_data_set_with_the_drawn_images() -> None:
+    draw = np.random.default_rng(5).integers(0, 20, 20).tolist()
+    weights = np.bincount(draw, minlength=20)
+    assert weights.max() > 1 and weights.min() == 0
+    resampled = average_precision(detection(9).records(), weights)
+    drawn = average_precision(detection(9, sorted(draw)).records())
+    np.testing.assert_allclose(resampled, drawn, atol=1e-12)
+    assert abs(np.nanmean(drawn[0]) - np.nanmean(average_precision(detection(9).records())[0])) > 1e-3
+
+
+def test_pooled_masks_give_the_metrics_scores_and_weights_count_images() -> None:
+    metric = segmentation(0)
+    records, scores = metric.records(), metric.compute()
+    assert np.nanmean(class_iou(records)) == pytest.approx(scores["miou"])
+    assert pixel_accuracy(records) == pytest.approx(scores["pixel_accuracy"])
+    assert np.nanmean(class_boundary_f(records)) == pytest.approx(scores["boundary_f"])
+    np.testing.assert_array_equal(confusion_matrix(records), metric.confusion)
+    weights = np.array([2, 0, 5, 1, 0, 3])
+    twice = SegmentationMetric(label_set(4))
+    twice.frames = [frame for frame, n in zip(metric.frames, weights, strict=True) for _ in range(n)]
+    np.testing.assert_array_equal(confusion_matrix(records, weights), twice.confusion)
+    assert np.nanmean(class_boundary_f(records, weights)) == pytest.approx(twice.compute()["boundary_f"])
+
+
+def test_classes_give_the_metrics_scores_and_weights_count_images() -> None:
+    metric = classification(1)
+    scores = metric.compute()["kind"]
+    records = metric.records()
+    assert list(records) == ["kind"]
+    kind = records["kind"]
+    assert accuracy(kind) == pytest.approx(scores["accuracy"])
+    assert accuracy(kind, among=5) == pytest.approx(scores["top5"])
+    assert balanced_accuracy(kind) == pytest.approx(scores["balanced_accuracy"])
+    weights = np.arange(30) % 3
+    right = (kind.ranks == 0) & (kind.labels >= 0)
+    assert accuracy(kind, weights) == pytest.approx(
+        (weights * right).sum() / (weights * (kind.labels >= 0)).sum()
+    )
+
+
+def test_records_come_back_from_the_file_as_they_were(tmp_path: Path) -> None:
+    records = Records(
+        names=tuple(f"image {i}" for i in range(20)),
+        classification=classification(0, 20).records(),
+        detection=detection(0).records(),
+        segmentation=segmentation(0, 20).records(),
+        description={"data": "random"},
+    )
+    path = tmp_path / "records.npz"
+    save_records(path, records)
+    found = load_records(path)
+    assert found.names == records.names and found.description == {"data": "random"}
+    pairs = [
+        (found.detection, records.detection),
+        (found.segmentation, records.segmentation),
+        (found.classification["kind"], records.classification["kind"]),
+    ]
+    for one, other in pairs:
+        assert vars(one).keys() == vars(other).keys() and one.classes == other.classes
+        for key, value in vars(other).items():
+            np.testing.assert_array_equal(getattr(one, key), value)
+    assert [p.name for p in tmp_path.iterdir()] == ["records.npz"]
+
+
+def test_other_files_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "scores.npz"
+    path.write_text(json.dumps({}))
+    with pytest.raises(ValueError, match=r"scores\.npz: not records of an evaluation"):
+        load_records(path)
+    np.savez(path, other=np.zeros(3))
+    with pytest.raises(ValueError, match=r"scores\.npz: not records of an evaluation"):
+        load_records(path)
+    with pytest.raises(ValueError, match="weights have shape"):
+        average_precision(detection(0).records(), np.ones(3))
