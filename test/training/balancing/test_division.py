@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from balancing_problems import ALL_TASKS, images, output_losses, small_network
 
+from pvt_mtl_perception.model.network import MultiTaskNetwork
 from pvt_mtl_perception.training.balancing import divide_parameters
 from pvt_mtl_perception.training.balancing.methods import last_common_matrix
 
@@ -104,3 +107,13 @@ def test_gradnorm_looks_at_the_last_matrix_of_the_backbone():
     assert names[at] == last
     alone = small_network(("segmentation",))
     assert last_common_matrix(alone, divide_parameters(alone)) is None
+
+
+@pytest.mark.parametrize("detection", ["gfl", "retinanet"])
+def test_every_trainable_parameter_has_its_place(detection):
+    spec = small_network().spec
+    spec = dataclasses.replace(spec, detection=dataclasses.replace(spec.detection, type=detection))
+    every, shared, own, _ = names_by_part(MultiTaskNetwork(spec))
+    assert shared.union(*own.values()) == every
+    assert len(shared) + sum(map(len, own.values())) == len(every)
+    assert under(every, "heads.detection.") < own["detection"]
