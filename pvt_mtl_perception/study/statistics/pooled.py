@@ -1,0 +1,198 @@
+"""Scores of many bootstrap replicates at once, from the records of an evaluation and weights of its images.
+
+A replicate is a weight per image, the number of times it was drawn: ``weights`` are (replicates, images).
+Scores are 0..1 and NaN where there is nothing to score. ``evaluation.records`` has the same scores for one
+weighting and in more detail.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from pvt_mtl_perception.evaluation.records import (
+    AREAS,
+    RECALL_POINTS,
+    ClassificationRecords,
+    DetectionRecords,
+    Records,
+    SegmentationRecords,
+)
+
+Array = npt.NDArray[np.float64]
+Weights = npt.NDArray[np.int64]
+
+PooledScore = Callable[[Records, Weights], Array]
+"""Score of each replicate, (replicates,), from records and weights."""
+
+_Part = TypeVar("_Part", DetectionRecords, SegmentationRecords)
+
+_AP = {"ap": (0, slice(None)), "ap50": (0, slice(0, 1)), "ap75": (0, slice(5, 6))} | {
+    f"ap_{area}": (number, slice(None)) for number, area in enumerate(AREAS) if number
+}
+
+
+def pooled_score(task: str, metric: str) -> PooledScore:
+    """The function that computes a score by the name it has in an evaluation's results.
+
+    Args:
+        task: "classification", "detection" or "segmentation".
+        metric: of detection ``ap``, ``ap50``, ``ap75``, ``ap_small``, ``ap_medium``, ``ap_large``; of
+            segmentation ``miou``, ``pixel_accuracy``; of classification ``GROUP.accuracy``,
+            ``GROUP.balanced_accuracy``, where ``*`` for the group is the mean over the groups.
+
+    Returns:
+        A function of records and weights; it raises ValueError where the records lack the task or group.
+
+    Raises:
+        ValueError: when there is no such score.
+    """
+    if task == "detection" and metric in _AP:
+        area, thresholds = _AP[metric]
+        return lambda records, weights: _mean_of_present(
+            class_average_precision(_present(records.detection, task), weights, area, thresholds)
+        )
+    if task == "segmentation" and metric == "miou":
+        return lambda records, weights: _mean_of_present(
+            class_iou(_present(records.segmentation, task), weights)
+        )
+    if task == "segmentation" and metric == "pixel_accuracy":
+        return lambda records, weights: pixel_accuracy(_present(records.segmentation, task), weights)
+    group, _, name = metric.rpartition(".")
+    if task == "classification" and group and name in ("accuracy", "balanced_accuracy"):
+        score = accuracy if name == "accuracy" else balanced_accuracy
+        return lambda records, weights: _mean_of_present(
+            np.stack([score(part, weights) for part in _groups(records, group)], axis=1)
+        )
+    raise ValueError(
+        f"no pooled score {metric!r} of {task!r}; known: detection {', '.join(_AP)}; segmentation miou, "
+        "pixel_accuracy; classification GROUP.accuracy, GROUP.balanced_accuracy (* for all groups)"
+    )
+
+
+def accuracy(records: ClassificationRecords, weights: Weights) -> Array:
+    """Top-1 accuracy of one label group, (replicates,)."""
+    w = weights.astype(np.float64)
+    return _ratio(w @ (records.ranks == 0), w @ (records.labels >= 0))
+
+
+def balanced_accuracy(records: ClassificationRecords, weights: Weights) -> Array:
+    """Mean recall of the classes that occur in the labels of a replicate, (replicates,)."""
+    w = weights.astype(np.float64)
+    of_class = records.labels[:, None] == np.arange(len(records.classes))
+    hits = w @ (of_class & (records.predictions == records.labels)[:, None])
+    return _mean_of_present(_ratio(hits, w @ of_class))
+
+
+def class_iou(records: SegmentationRecords, weights: Weights) -> Array:
+    """Intersection over union of each class over the pooled pixels, (replicates, classes)."""
+    pooled = _pooled_confusion(records, weights)
+    hits = np.diagonal(pooled, axis1=1, axis2=2)
+    labelled = pooled.sum(axis=2)
+    union = labelled + pooled[:, :, :-1].sum(axis=1) - hits
+    return np.where(labelled > 0, _ratio(hits, union), np.nan)
+
+
+def pixel_accuracy(records: SegmentationRecords, weights: Weights) -> Array:
+    """Share of the pooled labelled pixels that are right, (replicates,)."""
+    pooled = _pooled_confusion(records, weights)
+    return _ratio(np.trace(pooled, axis1=1, axis2=2), pooled.sum(axis=(1, 2)))
+
+
+def class_average_precision(
+    records: DetectionRecords, weights: Weights, area: int = 0, thresholds: slice = slice(None)
+) -> Array:
+    """COCO's average precision of each class (Lin 2014), the mean over IoU thresholds and recall points.
+
+    It equals pycocotools' on a data set in which each image stands as often as its weight says.
+
+    Args:
+        records: of detection.
+        weights: (replicates, images).
+        area: index in ``AREAS``.
+        thresholds: which of ``IOU_THRESHOLDS``.
+
+    Returns:
+        (replicates, classes), NaN for a class without boxes to be found.
+    """
+    w = weights.astype(np.float64)
+    wanted = w @ records.positives[:, :, area]
+    # Stable: of equal scores the earlier image comes first, as in pycocotools.
+    order = np.lexsort((-records.scores, records.labels))
+    ends = np.searchsorted(records.labels[order], np.arange(wanted.shape[1] + 1)).tolist()
+    ap = np.full(wanted.shape, np.nan)
+    for label, (start, end) in enumerate(itertools.pairwise(ends)):
+        rows = order[start:end]
+        present = wanted[:, label] > 0
+        ap[present, label] = _average_precision(
+            w[np.ix_(present, records.images[rows])],
+            records.matched[area, thresholds][:, rows],
+            records.ignored[area, thresholds][:, rows],
+            wanted[present, label],
+        )
+    return ap
+
+
+def _average_precision(
+    weights: Array, matched: npt.NDArray[np.bool_], ignored: npt.NDArray[np.bool_], wanted: Array
+) -> Array:
+    """AP of one class for every replicate, (replicates,).
+
+    Args:
+        weights: (replicates, detections), by falling score.
+        matched: (thresholds, detections).
+        ignored: (thresholds, detections).
+        wanted: (replicates,) boxes to be found, above 0.
+    """
+    found = weights.cumsum(axis=1)
+    total = np.zeros(len(weights))
+    for hits, passed_over in zip(matched & ~ignored, ignored, strict=True):
+        # Precision peaks at true positives, a small part of all detections: nothing else is looked at.
+        columns, beside = np.flatnonzero(hits), np.flatnonzero(passed_over)
+        passed = np.zeros((len(weights), len(beside) + 1))
+        np.cumsum(weights[:, beside], axis=1, out=passed[:, 1:])
+        counted = found[:, columns] - passed[:, np.searchsorted(beside, columns)]
+        true = weights[:, columns].cumsum(axis=1)
+        # Before the first drawn detection both are 0, and precision is 0 there.
+        precision = true / np.maximum(counted, 1)
+        envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+        reached = np.searchsorted(RECALL_POINTS, true / wanted[:, None], side="right")
+        total += (envelope * np.diff(reached, axis=1, prepend=0)).sum(axis=1)
+    return total / (len(matched) * len(RECALL_POINTS))
+
+
+def _pooled_confusion(records: SegmentationRecords, weights: Weights) -> Array:
+    """(replicates, classes, classes + 1)."""
+    classes = len(records.classes)
+    pooled = np.asarray(weights @ records.confusions(), np.float64)
+    return pooled.reshape(len(weights), classes, classes + 1)
+
+
+def _present(part: _Part | None, task: str) -> _Part:
+    if part is None:
+        raise ValueError(f"the records have no {task}")
+    return part
+
+
+def _groups(records: Records, group: str) -> list[ClassificationRecords]:
+    found = [part for name, part in records.classification.items() if group in ("*", name)]
+    if not found:
+        raise ValueError(
+            f"the records have no label group {group!r}; they have {sorted(records.classification)}"
+        )
+    return found
+
+
+def _ratio(part: Array, whole: Array) -> Array:
+    ratio = np.full(whole.shape, np.nan)
+    np.divide(part, whole, out=ratio, where=whole > 0)
+    return ratio
+
+
+def _mean_of_present(scores: Array) -> Array:
+    present = ~np.isnan(scores)
+    return _ratio(np.where(present, scores, 0).sum(axis=1), present.sum(axis=1).astype(np.float64))
