@@ -68,7 +68,7 @@ setup(
             "matplotlib>=3.8",
             "pycocotools>=2.0.7",
             "scikit-learn>=1.4",
-            "scipy>=1.11",
+            "scipy>=1.15",
             "torchjd>=0.18",
             "torchmetrics>=1.4",
         ],

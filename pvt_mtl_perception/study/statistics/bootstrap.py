@@ -10,15 +10,50 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from pvt_mtl_perception.evaluation.records import Records
-from pvt_mtl_perception.study.statistics.pooled import PooledScore, Weights
+from pvt_mtl_perception.study.statistics.pooled import Array, PooledScore, Weights
 
 # Replicates scored at once: enough to hide the interpreter, few enough for the cache.
 _BATCH = 50
 
 
+@dataclass(frozen=True)
+class Resampling:
+    """How the images of a test set are drawn; arms that share it see the same images in each replicate.
+
+    Attributes:
+        clips: of each image, in order, the clip it belongs to; all images are one clip where None. It matters
+            only with ``block_length`` above 1.
+        block_length: consecutive images drawn together; 1 draws each on its own.
+        replicates: bootstrap draws.
+        seed: of the draws.
+    """
+
+    clips: tuple[Hashable, ...] | None = None
+    block_length: int = 1
+    replicates: int = 2000
+    seed: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class ResampledScores:
+    """A score of one arm on the test set and on each draw of its images.
+
+    Attributes:
+        names: of the test images.
+        resampling: how they were drawn.
+        observed: (seeds,) on the whole test set.
+        replicates: (replicates, seeds), NaN where a draw holds nothing to score.
+    """
+
+    names: tuple[str, ...]
+    resampling: Resampling
+    observed: Array
+    replicates: Array
+
+
 @dataclass(frozen=True, eq=False)
 class NestedBootstrap:
-    """The mean difference of two arms with the uncertainty of seeds and test images, scores 0..1.
+    """The mean difference of two arms with the uncertainty of seeds and test images.
 
     Attributes:
         mean: first minus second on the whole test set, mean over the seeds.
@@ -35,78 +70,88 @@ class NestedBootstrap:
     high: float
     standard_error: float
     image_standard_error: float
-    replicates: npt.NDArray[np.float64]
+    replicates: Array
     undefined: int
 
 
-def nested_bootstrap(
-    first: Sequence[Records],
-    second: Sequence[Records],
-    score: PooledScore,
-    clips: Sequence[Hashable] | None = None,
-    block_length: int = 1,
-    alpha: float = 0.05,
-    replicates: int = 2000,
-    seed: int = 0,
-    progress: bool = False,
-) -> NestedBootstrap:
-    """Resamples seeds, then images, and computes the scores of both arms again on the same draw.
+def resample_scores(
+    evaluations: Sequence[Records], score: PooledScore, resampling: Resampling, progress: bool = False
+) -> ResampledScores:
+    """Computes a score of every seed again on every draw of test images.
 
-    The seeds of a replicate share one draw of images, as they share one test set: a hard image is hard for
-    all of them. Drawing images anew for each seed would average that out and make the interval too narrow.
-    With both drawn the interval errs to the wide side (Owen 2007).
+    All seeds share a draw, as they share one test set: a hard image is hard for all of them. Drawing images
+    anew for each seed would average that out and make intervals too narrow.
 
     Args:
-        first: records of the first arm, one evaluation for each seed.
-        second: of the second arm, in the same order of seeds.
+        evaluations: of one arm, one for each seed, on the same images.
         score: from ``pooled_score``.
-        clips: see ``draw_images``.
-        block_length: see ``draw_images``.
-        alpha: share of studies in which the interval may miss.
-        replicates: bootstrap draws.
-        seed: of the draws.
+        resampling: the same for all arms that are compared.
         progress: show a bar with rate and remaining time.
 
     Raises:
-        ValueError: when the arms have different numbers of seeds or fewer than two, when an evaluation has
-            other images than the first one, or the test set has nothing to score.
+        ValueError: when an evaluation has other images than the first one, there are fewer than two, or the
+            test set has nothing to score.
     """
-    if len(first) != len(second) or len(first) < 2:
-        raise ValueError(
-            "a nested bootstrap needs the same two or more seeds in both arms; got "
-            f"{len(first)} and {len(second)}"
-        )
-    for arm, evaluations in (("first", first), ("second", second)):
-        for number, records in enumerate(evaluations):
-            if records.names != first[0].names:
-                raise ValueError(
-                    f"evaluation {number} of the {arm} arm has other images, or in another order, than "
-                    "evaluation 0 of the first arm"
-                )
-    seeds, images = len(first), len(first[0])
-    observed = float(_differences(first, second, score, np.ones((1, images), np.int64)).mean())
-    if np.isnan(observed):
+    if len(evaluations) < 2:
+        raise ValueError(f"a bootstrap over seeds needs two or more of them; got {len(evaluations)}")
+    names = evaluations[0].names
+    for number, records in enumerate(evaluations):
+        if records.names != names:
+            raise ValueError(f"evaluation {number} has other images, or in another order, than evaluation 0")
+
+    def scores(weights: Weights) -> Array:
+        return np.stack([score(records, weights) for records in evaluations], axis=1)
+
+    observed = scores(np.ones((1, len(names)), np.int64))[0]
+    if np.isnan(observed).any():
         raise ValueError("the test set has no label that this score counts")
-    rng = np.random.default_rng(seed)
-    by_seed = np.empty((replicates, seeds))
-    with tqdm(total=replicates, unit="replicate", desc="bootstrap", disable=not progress) as bar:
-        for start in range(0, replicates, _BATCH):
-            count = min(_BATCH, replicates - start)
-            weights = draw_images(images, count, rng, clips, block_length)
-            by_seed[start : start + count] = _differences(first, second, score, weights)
+    rng = np.random.default_rng(resampling.seed)
+    replicates = np.empty((resampling.replicates, len(evaluations)))
+    with tqdm(total=len(replicates), unit="replicate", desc="bootstrap", disable=not progress) as bar:
+        for start in range(0, len(replicates), _BATCH):
+            count = min(_BATCH, len(replicates) - start)
+            weights = draw_images(len(names), count, rng, resampling.clips, resampling.block_length)
+            replicates[start : start + count] = scores(weights)
             bar.update(count)
-    by_seed = by_seed[~np.isnan(by_seed).any(axis=1)]
-    drawn = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=len(by_seed))
-    means = (by_seed * drawn).sum(axis=1) / seeds
+    return ResampledScores(names, resampling, observed, replicates)
+
+
+def nested_bootstrap(first: ResampledScores, second: ResampledScores, alpha: float = 0.05) -> NestedBootstrap:
+    """Resamples seeds, then images, with the same draw of both in both arms.
+
+    Seeds and images cross, each seed having answered each image; such an interval errs to the wide side for
+    the images (Owen 2007) and, being of percentiles, to the narrow side for few seeds.
+
+    Args:
+        first: one arm.
+        second: the other, with the same seeds in the same order.
+        alpha: share of studies in which the interval may miss.
+
+    Raises:
+        ValueError: when the arms have different numbers of seeds, other images or another resampling.
+    """
+    if first.names != second.names or first.resampling != second.resampling:
+        raise ValueError("arms can be compared on the same images with the same resampling only")
+    if len(first.observed) != len(second.observed):
+        raise ValueError(
+            f"arms can be compared over the same seeds only; got {len(first.observed)} and "
+            f"{len(second.observed)} of them"
+        )
+    differences = first.replicates - second.replicates
+    differences = differences[~np.isnan(differences).any(axis=1)]
+    seeds = len(first.observed)
+    rng = np.random.default_rng([first.resampling.seed, seeds])
+    drawn = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=len(differences))
+    means = (differences * drawn).sum(axis=1) / seeds
     low, high = np.quantile(means, [alpha / 2, 1 - alpha / 2])
     return NestedBootstrap(
-        mean=observed,
+        mean=float((first.observed - second.observed).mean()),
         low=float(low),
         high=float(high),
         standard_error=float(means.std(ddof=1)),
-        image_standard_error=float(by_seed.mean(axis=1).std(ddof=1)),
+        image_standard_error=float(differences.mean(axis=1).std(ddof=1)),
         replicates=means,
-        undefined=replicates - len(by_seed),
+        undefined=len(first.replicates) - len(differences),
     )
 
 
@@ -127,9 +172,8 @@ def draw_images(
         images: number of images.
         replicates: number of replicates.
         rng: source of the draws.
-        clips: of each image, in order, the clip it belongs to; all images are one clip where None. It
-            matters only with ``block_length`` above 1.
-        block_length: images drawn together; 1 draws each on its own.
+        clips: as of ``Resampling``.
+        block_length: as of ``Resampling``.
 
     Returns:
         int64 (replicates, images); every row sums to ``images``.
@@ -160,11 +204,3 @@ def _clip_of_each(
         raise ValueError("the images of a clip have to stand together, in the order of time")
     lengths = np.diff([*starts, images])
     return np.repeat(np.array(starts, np.int64), lengths), np.repeat(lengths.astype(np.int64), lengths)
-
-
-def _differences(
-    first: Sequence[Records], second: Sequence[Records], score: PooledScore, weights: Weights
-) -> npt.NDArray[np.float64]:
-    """(replicates, seeds), first minus second."""
-    pairs = zip(first, second, strict=True)
-    return np.stack([score(a, weights) - score(b, weights) for a, b in pairs], axis=1)

@@ -119,8 +119,7 @@ def class_average_precision(
     Returns:
         (replicates, classes), NaN for a class without boxes to be found.
     """
-    w = weights.astype(np.float64)
-    wanted = w @ records.positives[:, :, area]
+    wanted = weights @ records.positives[:, :, area].astype(np.int64)
     # Stable: of equal scores the earlier image comes first, as in pycocotools.
     order = np.lexsort((-records.scores, records.labels))
     ends = np.searchsorted(records.labels[order], np.arange(wanted.shape[1] + 1)).tolist()
@@ -129,7 +128,7 @@ def class_average_precision(
         rows = order[start:end]
         present = wanted[:, label] > 0
         ap[present, label] = _average_precision(
-            w[np.ix_(present, records.images[rows])],
+            np.take(weights[present], records.images[rows], axis=1),
             records.matched[area, thresholds][:, rows],
             records.ignored[area, thresholds][:, rows],
             wanted[present, label],
@@ -138,7 +137,7 @@ def class_average_precision(
 
 
 def _average_precision(
-    weights: Array, matched: npt.NDArray[np.bool_], ignored: npt.NDArray[np.bool_], wanted: Array
+    weights: Weights, matched: npt.NDArray[np.bool_], ignored: npt.NDArray[np.bool_], wanted: Weights
 ) -> Array:
     """AP of one class for every replicate, (replicates,).
 
@@ -149,19 +148,23 @@ def _average_precision(
         wanted: (replicates,) boxes to be found, above 0.
     """
     found = weights.cumsum(axis=1)
+    # Recall points reached, by true positives: (replicates, most wanted + 1).
+    recall = np.arange(wanted.max(initial=0) + 1) / wanted[:, None]
+    reached_by = np.searchsorted(RECALL_POINTS, recall, side="right").astype(np.float64)
     total = np.zeros(len(weights))
     for hits, passed_over in zip(matched & ~ignored, ignored, strict=True):
         # Precision peaks at true positives, a small part of all detections: nothing else is looked at.
         columns, beside = np.flatnonzero(hits), np.flatnonzero(passed_over)
-        passed = np.zeros((len(weights), len(beside) + 1))
+        passed = np.zeros((len(weights), len(beside) + 1), np.int64)
         np.cumsum(weights[:, beside], axis=1, out=passed[:, 1:])
         counted = found[:, columns] - passed[:, np.searchsorted(beside, columns)]
         true = weights[:, columns].cumsum(axis=1)
         # Before the first drawn detection both are 0, and precision is 0 there.
         precision = true / np.maximum(counted, 1)
         envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-        reached = np.searchsorted(RECALL_POINTS, true / wanted[:, None], side="right")
-        total += (envelope * np.diff(reached, axis=1, prepend=0)).sum(axis=1)
+        reached = np.take_along_axis(reached_by, true, axis=1)
+        total += np.einsum("rd,rd->r", envelope, reached)
+        total -= np.einsum("rd,rd->r", envelope[:, 1:], reached[:, :-1])
     return total / (len(matched) * len(RECALL_POINTS))
 
 

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 
 from pvt_mtl_perception.evaluation.records import ClassificationRecords, Records
-from pvt_mtl_perception.study.statistics.bootstrap import draw_images, nested_bootstrap
+from pvt_mtl_perception.study.statistics.bootstrap import (
+    NestedBootstrap,
+    Resampling,
+    draw_images,
+    nested_bootstrap,
+    resample_scores,
+)
 from pvt_mtl_perception.study.statistics.pooled import pooled_score
 
 ACCURACY = pooled_score("classification", "group.accuracy")
@@ -18,8 +24,13 @@ def answers(correct: np.ndarray) -> Records:
     return Records(tuple(map(str, range(len(correct)))), classification={"group": group})
 
 
-def arm(correct: np.ndarray) -> list[Records]:
-    return [answers(row) for row in correct]
+def compared(first: np.ndarray, second: np.ndarray, resampling: Resampling) -> NestedBootstrap:
+    return nested_bootstrap(
+        *(
+            resample_scores([answers(row) for row in correct], ACCURACY, resampling)
+            for correct in (first, second)
+        )
+    )
 
 
 def test_draws_have_the_size_of_the_test_set_and_favour_no_image() -> None:
@@ -63,7 +74,7 @@ def test_blocks_see_the_variance_that_neighbouring_frames_hide() -> None:
 
 def test_arms_with_the_same_answers_differ_in_no_replicate() -> None:
     correct = np.random.default_rng(4).random((8, 50)) < 0.7
-    result = nested_bootstrap(arm(correct), arm(correct), ACCURACY, replicates=120)
+    result = compared(correct, correct, Resampling(replicates=120))
     assert len(result.replicates) == 120 and (result.replicates == 0).all()
     assert (result.mean, result.low, result.high, result.standard_error) == (0, 0, 0, 0)
 
@@ -71,7 +82,7 @@ def test_arms_with_the_same_answers_differ_in_no_replicate() -> None:
 def test_image_part_is_the_standard_error_of_paired_answers() -> None:
     rng = np.random.default_rng(5)
     first, second = rng.random((6, 200)) < 0.8, rng.random((6, 200)) < 0.6
-    result = nested_bootstrap(arm(first), arm(second), ACCURACY, replicates=3000)
+    result = compared(first, second, Resampling(replicates=3000))
     by_image = (first.astype(float) - second).mean(axis=0)
     assert result.mean == pytest.approx(by_image.mean())
     assert result.image_standard_error == pytest.approx(by_image.std() / np.sqrt(200), rel=0.06)
@@ -82,7 +93,7 @@ def test_seeds_add_their_own_variance() -> None:
     # All images are answered alike, so that images contribute nothing.
     first = np.repeat(np.array([[True], [True], [False], [True]]), 30, axis=1)
     second = np.zeros((4, 30), bool)
-    result = nested_bootstrap(arm(first), arm(second), ACCURACY, replicates=4000)
+    result = compared(first, second, Resampling(replicates=4000))
     assert result.image_standard_error == 0
     # Differences 1, 1, 0, 1: population standard deviation sqrt(3) / 4 over sqrt(4).
     assert result.standard_error == pytest.approx(np.sqrt(3) / 8, rel=0.05)
@@ -93,7 +104,7 @@ def test_interval_covers_the_true_difference_of_arms_over_seeds_and_images() -> 
     rng = np.random.default_rng(6)
     covered, narrow = 0, 0
     for trial in range(trials):
-        # Both arms find the same images hard, each some more than others, and each seed differs: no true gain.
+        # Both arms find the same images hard, each its own ones harder, and seeds differ: no true gain.
         hard = rng.normal(size=images)
         rows = [
             hard
@@ -102,7 +113,7 @@ def test_interval_covers_the_true_difference_of_arms_over_seeds_and_images() -> 
             + rng.normal(0, 1, (seeds, images))
             for _ in range(2)
         ]
-        result = nested_bootstrap(*(arm(row > -1) for row in rows), ACCURACY, replicates=200, seed=trial)
+        result = compared(rows[0] > -1, rows[1] > -1, Resampling(replicates=200, seed=trial))
         covered += result.low <= 0 <= result.high
         differences = (rows[0] > -1).mean(axis=1) - (rows[1] > -1).mean(axis=1)
         half = 2.365 * differences.std(ddof=1) / np.sqrt(seeds)
@@ -117,10 +128,9 @@ def test_block_draws_of_a_video_widen_the_interval() -> None:
     # Ten frames in a row are right or wrong together.
     scenes = np.repeat(rng.random((2, 30)) < 0.7, 10, axis=1)
     first, second = (np.tile(row, (4, 1)) for row in scenes)
-    single = nested_bootstrap(arm(first), arm(second), ACCURACY, replicates=600)
-    blocks = nested_bootstrap(
-        arm(first), arm(second), ACCURACY, clips=["a"] * 150 + ["b"] * 150, block_length=20, replicates=600
-    )
+    single = compared(first, second, Resampling(replicates=600))
+    clips = ("a",) * 150 + ("b",) * 150
+    blocks = compared(first, second, Resampling(clips, block_length=20, replicates=600))
     assert blocks.standard_error > 2 * single.standard_error
 
 
@@ -131,18 +141,38 @@ def test_replicates_with_nothing_to_score_are_left_out_and_counted() -> None:
         ("a", "b", "c"),
         classification={"group": ClassificationRecords(group.classes, labels, labels, labels)},
     )
-    result = nested_bootstrap([records] * 2, [records] * 2, ACCURACY, replicates=1000)
+    result = nested_bootstrap(*[resample_scores([records] * 2, ACCURACY, Resampling(replicates=1000))] * 2)
     # The only labelled image is missed with probability (2 / 3)^3.
     assert result.undefined + len(result.replicates) == 1000
     assert result.undefined / 1000 == pytest.approx((2 / 3) ** 3, abs=0.06)
 
 
-def test_runs_that_cannot_be_paired_are_named() -> None:
-    a, b = answers(np.ones(4, bool)), answers(np.ones(5, bool))
-    with pytest.raises(ValueError, match="same two or more seeds in both arms; got 2 and 1"):
-        nested_bootstrap([a, a], [a], ACCURACY)
-    with pytest.raises(ValueError, match="evaluation 1 of the second arm has other images"):
-        nested_bootstrap([a, a], [a, b], ACCURACY)
+def test_arms_share_the_draws_of_images() -> None:
+    rng = np.random.default_rng(8)
+    resampling = Resampling(("a",) * 20 + ("b",) * 30, block_length=4, replicates=70, seed=3)
+    correct = rng.random((2, 50)) < 0.5
+    ups, downs = (
+        resample_scores([answers(row) for row in rows], ACCURACY, resampling) for rows in (correct, ~correct)
+    )
+    # What one arm gets right the other gets wrong.
+    assert ups.replicates + downs.replicates == pytest.approx(1)
+    assert ups.replicates.std() > 0.01
+
+
+def test_evaluations_that_cannot_be_paired_are_named() -> None:
+    four, five = answers(np.ones(4, bool)), answers(np.ones(5, bool))
+    resampling = Resampling(replicates=10)
+    with pytest.raises(ValueError, match="evaluation 1 has other images"):
+        resample_scores([four, five], ACCURACY, resampling)
+    with pytest.raises(ValueError, match="two or more of them; got 1"):
+        resample_scores([four], ACCURACY, resampling)
+    arm = resample_scores([four] * 2, ACCURACY, resampling)
+    with pytest.raises(ValueError, match="same seeds only; got 2 and 3"):
+        nested_bootstrap(arm, resample_scores([four] * 3, ACCURACY, resampling))
+    with pytest.raises(ValueError, match="same images with the same resampling"):
+        nested_bootstrap(arm, resample_scores([five] * 2, ACCURACY, resampling))
+    with pytest.raises(ValueError, match="same images with the same resampling"):
+        nested_bootstrap(arm, resample_scores([four] * 2, ACCURACY, Resampling(replicates=10, seed=1)))
     with pytest.raises(ValueError, match="3 clips are named for 4 images"):
         draw_images(4, 1, np.random.default_rng(0), ["a"] * 3)
     with pytest.raises(ValueError, match="have to stand together"):

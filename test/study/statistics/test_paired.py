@@ -15,7 +15,7 @@ from pvt_mtl_perception.study.statistics.paired import (
     smallest_p,
 )
 
-# Darwin's maize: crossed minus self-fertilised height, 15 pairs, eighths of an inch (Fisher 1935, section 17).
+# Darwin's maize: crossed minus self-fertilised height, eighths of an inch (Fisher 1935, section 17).
 MAIZE = np.array([49, -67, 8, 16, 6, 23, 28, 41, 14, 29, 56, 24, 75, 60, -48], float)
 
 
@@ -171,8 +171,8 @@ def test_equivalence_test_gives_the_values_of_statsmodels() -> None:
 
 
 def test_equivalence_test_of_published_summary_statistics() -> None:
-    # 65 pairs, means 5.83 and 5.75, standard deviations 1.17 and 1.30, correlation 0.75, margin 0.34. By hand:
-    # standard deviation 0.88170, standard error 0.10936, t(64) = 3.840 and -2.377.
+    # TOSTER's example of TOSTpaired.raw: 65 pairs, means 5.83 and 5.75, standard deviations 1.17 and 1.30,
+    # correlation 0.75, margin 0.34. By hand: standard error 0.10936, t(64) = 3.840 and -2.377.
     spread = np.sqrt(1.17**2 + 1.30**2 - 2 * 0.75 * 1.17 * 1.30)
     values = np.random.default_rng(8).normal(size=65)
     differences = 0.08 + spread * (values - values.mean()) / values.std(ddof=1)
