@@ -131,7 +131,7 @@ def bca_interval(
     """Bias-corrected and accelerated bootstrap interval of the mean (Efron 1987).
 
     With few values it is narrower than it says: of 8 values from a normal distribution, the interval at 95 %
-    covers the mean in about 87 % of studies. So a claim needs the exact test beside it.
+    covers the mean in about 88 % of studies. So a claim needs the exact test beside it.
 
     Args:
         values: (..., n), n at least 2; one interval for each row.

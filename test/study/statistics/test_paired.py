@@ -118,7 +118,7 @@ def test_bca_interval_covers_a_skewed_mean_and_misses_more_evenly_than_t() -> No
 def test_bca_interval_of_eight_normal_values_covers_what_its_documentation_says() -> None:
     trials = 1500
     low, high = bca_interval(np.random.default_rng(4).normal(size=(trials, 8)), resamples=999)
-    assert abs(((low < 0) & (high > 0)).mean() - 0.87) < four_errors(0.87, trials)
+    assert abs(((low < 0) & (high > 0)).mean() - 0.88) < four_errors(0.88, trials)
 
 
 def test_superiority_is_the_mann_whitney_statistic_over_all_pairs() -> None:
@@ -172,13 +172,13 @@ def test_equivalence_test_gives_the_values_of_statsmodels() -> None:
 
 def test_equivalence_test_of_published_summary_statistics() -> None:
     # TOSTER's example of TOSTpaired.raw: 65 pairs, means 5.83 and 5.75, standard deviations 1.17 and 1.30,
-    # correlation 0.75, margin 0.34. By hand: standard error 0.10936, t(64) = 3.840 and -2.377.
-    spread = np.sqrt(1.17**2 + 1.30**2 - 2 * 0.75 * 1.17 * 1.30)
+    # correlation 0.745, margin 0.34. By hand: standard error 0.11043, t(64) = 3.803 and -2.355.
+    spread = np.sqrt(1.17**2 + 1.30**2 - 2 * 0.745 * 1.17 * 1.30)
     values = np.random.default_rng(8).normal(size=65)
     differences = 0.08 + spread * (values - values.mean()) / values.std(ddof=1)
     test = equivalence_test(differences, 0.34)
-    assert test.p_equivalent == pytest.approx(stats.t.sf(2.377, 64), rel=2e-3)
-    assert test.p_non_inferior == pytest.approx(stats.t.sf(3.840, 64), rel=5e-3)
+    assert test.p_equivalent == pytest.approx(stats.t.sf(2.3545, 64), rel=2e-3)
+    assert test.p_non_inferior == pytest.approx(stats.t.sf(3.8034, 64), rel=5e-3)
 
 
 def test_equivalence_is_found_where_the_interval_lies_within_the_margin() -> None:
