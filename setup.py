@@ -69,6 +69,7 @@ setup(
             "pycocotools>=2.0.7",
             "scikit-learn>=1.4",
             "scipy>=1.15",
+            "tensorboard>=2.15",
             "torchjd>=0.18",
             "torchmetrics>=1.4",
         ],
