@@ -23,6 +23,7 @@ VERBS: Mapping[str, str] = {
     "images-to-bag": "images_to_bag",
     "data": "data",
     "train": "train",
+    "study": "study",
     "eval": "evaluate",
     "push": "push",
 }

@@ -35,7 +35,7 @@ from pvt_mtl_perception.bags.results import (
 from pvt_mtl_perception.data import synthetic
 from pvt_mtl_perception.data.sample import Sample
 from pvt_mtl_perception.data.synthetic import Drive
-from pvt_mtl_perception.demo.child import end_with_parent
+from pvt_mtl_perception.inference.process import end_with_parent
 from pvt_mtl_perception.labels import TaskLabels, load_label_set
 from pvt_mtl_perception.result import Classification, Detections, Result, Segmentation
 

@@ -1,14 +1,19 @@
-"""Settings of the whole process for inference on a CPU: memory that is kept, and threads that sleep."""
+"""Settings of a whole process: memory that is kept, threads that sleep, and an end with its parent's."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+import signal
+import sys
 
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 _KEEP_FREE = 1 << 30
 _FROM_HEAP = 256 << 20
+
+# From linux/prctl.h; it survives exec.
+_PR_SET_PDEATHSIG = 1
 
 
 def prepare_process() -> None:
@@ -29,3 +34,15 @@ def prepare_process() -> None:
     if mallopt is not None:
         mallopt(_M_TRIM_THRESHOLD, _KEEP_FREE)
         mallopt(_M_MMAP_THRESHOLD, _FROM_HEAP)
+
+
+def end_with_parent(parent: int) -> None:
+    """Has Linux send this process a SIGTERM when its parent ends in whatever way.
+
+    Args:
+        parent: process id of the parent, which may have ended already.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:
+            os.kill(os.getpid(), signal.SIGTERM)

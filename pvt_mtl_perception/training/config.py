@@ -19,6 +19,9 @@ from pvt_mtl_perception.data.transforms import AugmentationConfig
 from pvt_mtl_perception.model.spec import ModelSpec
 from pvt_mtl_perception.training.balancing.config import BalancingConfig
 
+FREE_KEYS = {"workers", "checkpoint_every", "keep_every", "image_every", "evaluate", "on_bad_sample"}
+"""Keys that change neither weights nor data order: they may differ between a run and its continuation."""
+
 
 @dataclass(frozen=True)
 class PhaseConfig:

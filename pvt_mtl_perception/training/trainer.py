@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import numpy as np
 import torch
@@ -39,7 +39,7 @@ from pvt_mtl_perception.model.pretrained import load_backbone_weights
 from pvt_mtl_perception.model.spec import load_task_labels
 from pvt_mtl_perception.training.balancing import make_balancer
 from pvt_mtl_perception.training.class_weights import class_frequencies, inverse_log_weights
-from pvt_mtl_perception.training.config import OptimizerConfig, TrainingConfig
+from pvt_mtl_perception.training.config import FREE_KEYS, OptimizerConfig, TrainingConfig
 from pvt_mtl_perception.training.distributed import Processes, alone
 from pvt_mtl_perception.training.log import RunLog, plot_curves
 from pvt_mtl_perception.training.objective import labelled_tasks, task_losses
@@ -47,12 +47,9 @@ from pvt_mtl_perception.training.pictures import labels_beside_predictions
 from pvt_mtl_perception.training.scoring import score_sources, summary
 from pvt_mtl_perception.training.state import TrainingState, load_state, save_state
 
-# What changes neither weights nor data order may differ between a run and its continuation.
-_FREE_KEYS = {"workers", "checkpoint_every", "keep_every", "image_every", "evaluate", "on_bad_sample"}
-
 
 class NonFiniteLossError(RuntimeError):
-    """A loss was not a number or infinite; the message names the losses and the batch's samples."""
+    """A loss or gradient was not finite; the message names the losses and the batch's samples."""
 
 
 def load_matching_weights(network: MultiTaskNetwork, path: str | Path) -> list[str]:
@@ -230,7 +227,7 @@ class Trainer:
         return self.out / "model.safetensors"
 
     def _resume_key(self) -> dict[str, Any]:
-        return {k: v for k, v in self._plain_config.items() if k not in _FREE_KEYS}
+        return {k: v for k, v in self._plain_config.items() if k not in FREE_KEYS}
 
     def _loader(self, number: int, done: int) -> DataLoader[Batch]:
         config = self.config
@@ -341,7 +338,10 @@ class Trainer:
         for part in parts:
             for task, value in self._backward(part, 1 / len(parts)).items():
                 values[task] = values.get(task, 0.0) + value / len(parts)
-        weights = state.balancer.finish(processes.mean_ if processes.world_size > 1 else None)
+        try:
+            weights = state.balancer.finish(processes.mean_ if processes.world_size > 1 else None)
+        except FloatingPointError as error:
+            self._stop_on_non_finite(values, batch.names, str(error))
         limit = config.optimizer.clip_norm
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), math.inf if limit is None else limit)
         self.scheduler.step_update(state.step)
@@ -385,13 +385,21 @@ class Trainer:
         self.state.balancer.backward(losses, share)
         return values
 
-    def _stop_on_non_finite(self, values: Mapping[str, float], names: tuple[str, ...]) -> None:
+    def _stop_on_non_finite(
+        self, values: Mapping[str, float], names: tuple[str, ...], reason: str = "a loss is not finite"
+    ) -> NoReturn:
         step = self.state.step
-        record = {"step": step, "losses": {k: str(v) for k, v in values.items()}, "samples": list(names)}
+        record = {
+            "step": step,
+            "reason": reason,
+            "losses": {task: str(value) for task, value in values.items()},
+            "samples": list(names),
+        }
         path = self.out / f"non_finite{f'_{self.processes.rank}' if self.processes.rank else ''}.json"
         path.write_text(json.dumps(record, indent=1))
         raise NonFiniteLossError(
-            f"step {step}: losses {dict(values)} on the samples {', '.join(names)} (written to {path})"
+            f"step {step}: {reason}; losses {dict(values)} on the samples {', '.join(names)} "
+            f"(written to {path})"
         )
 
     def _validate(self, log: RunLog) -> None:

@@ -1,0 +1,185 @@
+"""``pvt-mtl study``: many runs compared, from one file that says which and what for."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pvt_mtl_perception.study.config import StudyConfig
+    from pvt_mtl_perception.study.executors import Executor
+    from pvt_mtl_perception.study.jobs import Job
+
+SUMMARY = "run the arms, seeds and data fractions of a study, and see where it stands"
+
+SOME_FAILED = 1
+
+
+def _part(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise argparse.ArgumentTypeError(f"{text!r} is not K/N with K from 1 to N")
+    return int(found[1]), int(found[2])
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1")
+    return int(text)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the verb's arguments."""
+    commands = parser.add_subparsers(dest="command", metavar="<command>", required=True)
+    run_command = commands.add_parser(
+        "run",
+        help="run what is not finished yet",
+        description="Runs every job that is not finished; the same command goes on after an interruption. "
+        "Several runners may work on one folder. Ends with status 1 where a job failed.",
+    )
+    tune = commands.add_parser(
+        "tune",
+        help="run the arms' trials, from which run takes the best of each arm",
+        description="Runs the trials that are not finished, and writes tuning.json.",
+    )
+    for command in (run_command, tune):
+        _add_common(command)
+        command.add_argument(
+            "--jobs",
+            type=_part,
+            default=(1, 1),
+            metavar="K/N",
+            help="only the K-th of N parts, for a cluster's job array (default: all)",
+        )
+        command.add_argument(
+            "--workers", type=_count, default=1, help="jobs beside each other (default: %(default)s)"
+        )
+        command.add_argument("--threads", type=_count, help="CPU threads of a job (default: torch's choice)")
+        command.add_argument(
+            "--device",
+            default="cpu",
+            help="torch device, or several with commas, dealt to the workers (default: %(default)s)",
+        )
+        command.add_argument(
+            "--executor",
+            choices=["local", "ray"],
+            default="local",
+            help="processes of this machine, or tasks of an existing Ray cluster (default: %(default)s)",
+        )
+    status = commands.add_parser("status", help="jobs by arm and state, and when the rest will be done")
+    _add_common(status)
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("study", type=Path, help="YAML file, for example config/study/synthetic_joint.yaml")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the study")
+    parser.add_argument("--arms", nargs="+", metavar="ARM", help="only these arms (default: all)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the command.
+
+    Raises:
+        FileNotFoundError, ValueError: for a study that is wrong, or has trials that were not run.
+        RuntimeError: when ray is asked for and not installed.
+    """
+    from pvt_mtl_perception.study.config import load_study
+
+    study = load_study(args.study)
+    if args.command == "status":
+        return _status(study, args)
+    if args.command == "tune":
+        return _tune(study, args)
+    return _run(study, args)
+
+
+def _jobs(study: StudyConfig, args: argparse.Namespace) -> list[Job]:
+    from pvt_mtl_perception.study.jobs import read_tuning, study_jobs
+
+    return study_jobs(study, args.study, read_tuning(study, args.out) if study.tuning is not None else None)
+
+
+def _of_arms(jobs: list[Job], study: StudyConfig, args: argparse.Namespace) -> list[Job]:
+    if args.arms is None:
+        return jobs
+    if unknown := [arm for arm in args.arms if arm not in study.arms]:
+        raise ValueError(f"{args.study} has no arm {unknown[0]!r}; it has {', '.join(study.arms)}")
+    kept = [job for job in jobs if job.arm in args.arms]
+    needed = {job.needs for job in kept}
+    return [job for job in jobs if job.id in needed] + kept
+
+
+def _status(study: StudyConfig, args: argparse.Namespace) -> int:
+    from pvt_mtl_perception.study.registration import changes
+    from pvt_mtl_perception.study.runner import outdated_jobs, status_table
+
+    all_jobs = _jobs(study, args)
+    jobs = _of_arms(all_jobs, study, args)
+    print(f"{study.name} in {args.out}: {len(jobs)} jobs")
+    print(status_table(args.out, jobs))
+    for line in (*changes(args.out, _registered(study, all_jobs)), *outdated_jobs(args.out, jobs)):
+        print(line)
+    return 0
+
+
+def _run(study: StudyConfig, args: argparse.Namespace) -> int:
+    from pvt_mtl_perception.study.jobs import job_folder, part_of
+    from pvt_mtl_perception.study.registration import changes, register
+    from pvt_mtl_perception.study.runner import outdated_jobs
+
+    jobs = _jobs(study, args)
+    own = part_of(_of_arms(jobs, study, args), args.jobs)
+    executor = _executor(args)
+    finished = sum(job_folder(args.out, job).result.is_file() for job in jobs)
+    content = _registered(study, jobs)
+    register(args.out, content, finished)
+    for line in (*changes(args.out, content), *outdated_jobs(args.out, own)):
+        print(f"warning: {line}", file=sys.stderr)
+    return _work(own, executor, args)
+
+
+def _tune(study: StudyConfig, args: argparse.Namespace) -> int:
+    import json
+
+    from pvt_mtl_perception.study.folder import write_atomically
+    from pvt_mtl_perception.study.jobs import part_of, tuning_jobs, tuning_record
+
+    jobs = _of_arms(tuning_jobs(study, args.study), study, args)
+    if status := _work(part_of(jobs, args.jobs), _executor(args), args):
+        return status
+    if args.arms is None and args.jobs == (1, 1):
+        record = tuning_record(study, args.study, args.out)
+        path = args.out / "tuning.json"
+        write_atomically(path, json.dumps(record, indent=1) + "\n")
+        for arm, trials in record.items():
+            print(f"{arm}: trial {trials['chosen']} of {len(trials['trials'])}: {trials['settings']}")
+        print(path)
+    return 0
+
+
+def _work(jobs: list[Job], executor: Executor, args: argparse.Namespace) -> int:
+    from pvt_mtl_perception.study.runner import run_jobs
+
+    failures = run_jobs(args.out, jobs, executor)
+    print(f"{len(jobs) - len(failures)} of {len(jobs)} jobs done")
+    for failure in failures:
+        where = f" (all of it in {failure.output})" if failure.output else ""
+        print(f"failed: {failure.job_id}: {failure.reason}{where}")
+    return SOME_FAILED if failures else 0
+
+
+def _executor(args: argparse.Namespace) -> Executor:
+    from pvt_mtl_perception.study.executors import LocalExecutor, RayExecutor
+
+    if args.executor == "ray":
+        return RayExecutor(args.workers, args.device, args.threads)
+    return LocalExecutor(args.workers, args.device.split(","), args.threads)
+
+
+def _registered(study: StudyConfig, jobs: list[Job]) -> dict[str, object]:
+    from pvt_mtl_perception.study.config import registered
+
+    return registered(study, {job.arm: job.config.evaluate for job in jobs if job.arm is not None})

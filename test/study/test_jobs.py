@@ -1,0 +1,296 @@
+"""What a study file becomes: jobs, parts of them, endpoints, and what is said when it changes."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import signal
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from study_files import study_content, write_study
+
+from pvt_mtl_perception.cli import main
+from pvt_mtl_perception.study.config import EndpointConfig, endpoint_value, load_study, registered
+from pvt_mtl_perception.study.folder import JobFolder
+from pvt_mtl_perception.study.jobs import (
+    Job,
+    job_folder,
+    outdated,
+    part_of,
+    prepare,
+    read_tuning,
+    study_jobs,
+    tuning_jobs,
+    tuning_record,
+)
+from pvt_mtl_perception.study.registration import changes, register, registrations
+from pvt_mtl_perception.study.runner import Progress, outdated_jobs, status_table
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def jobs_of(path: Path) -> list[Job]:
+    return study_jobs(load_study(path), path)
+
+
+def finish(out: Path, job: Job, seconds: float = 10.0, miou: float = 0.5) -> None:
+    folder = job_folder(out, job)
+    prepare(folder, job)
+    result = {
+        "scores": {"generic/train": {"segmentation": {"miou": miou}}},
+        "training": {"seconds": seconds - 2},
+        "evaluation_seconds": 2,
+        "config": json.loads(json.dumps(dataclasses.asdict(job.config))),
+    }
+    folder.result.write_text(json.dumps(result))
+
+
+def test_jobs_are_arms_times_fractions_times_seeds_one_seed_after_the_other(
+    tmp_path: Path,
+) -> None:
+    path = write_study(tmp_path, study_content(fractions=[0.5, 1.0], subset_seed=7))
+    jobs = jobs_of(path)
+    assert [job.id for job in jobs] == [
+        *("stl_seg/0.5/0", "mtl/0.5/0", "stl_seg/1/0", "mtl/1/0"),
+        *("stl_seg/0.5/1", "mtl/0.5/1", "stl_seg/1/1", "mtl/1/1"),
+    ]
+    single, multi = jobs[0].config, jobs[1].config
+    assert single.model.tasks == ("segmentation",) and multi.model.tasks == ("classification", "segmentation")
+    # What a comparison is not about is the same in both arms.
+    assert dataclasses.replace(multi, model=single.model) == single
+    assert multi.train[0].fraction == 0.5 and multi.train[0].subset_seed == 7
+    assert jobs[5].config == dataclasses.replace(multi, seed=1)
+
+
+def test_an_arm_begins_with_the_weights_of_its_pretraining(tmp_path: Path) -> None:
+    content = study_content(pretraining={"common": {"extends": ["base.yaml"], "seed": 5}})
+    content["arms"]["mtl"] = {"pretraining": "common"}
+    first, *others = jobs_of(write_study(tmp_path, content))
+    assert (first.id, first.arm, first.seed, first.needs) == ("pretraining/common", None, 5, None)
+    assert [job.needs for job in others] == [None, "pretraining/common"] * 2
+    assert others[1].config.initial_weights == "$PVT_MTL_STUDY/jobs/pretraining/common/model.safetensors"
+    assert others[0].config.initial_weights is None
+
+
+def test_parts_cover_every_job_once_and_each_has_the_pretrainings_it_needs(tmp_path: Path) -> None:
+    content = study_content(
+        seeds=list(range(5)), fractions=[0.1, 1.0], pretraining={"common": {"extends": ["base.yaml"]}}
+    )
+    content["arms"]["mtl"] = {"pretraining": "common"}
+    jobs = jobs_of(write_study(tmp_path, content))
+    for parts in (1, 2, 3, 5, 20):
+        found = [part_of(jobs, (k, parts)) for k in range(1, parts + 1)]
+        counts = Counter(job.id for part in found for job in part if job.arm is not None)
+        assert counts == {job.id: 1 for job in jobs if job.arm is not None} and len(counts) == 20
+        for part in found:
+            ids = [job.id for job in part]
+            assert all(ids.index(job.needs) < ids.index(job.id) for job in part if job.needs)
+    with pytest.raises(ValueError, match="part 3/2"):
+        part_of(jobs, (3, 2))
+
+
+def change(content: dict, keys: str, value: object) -> dict:
+    content = copy.deepcopy(content)
+    *parents, last = keys.split(".")
+    place = content
+    for key in parents:
+        place = place[int(key)] if isinstance(place, list) else place[key]
+    place[int(last) if isinstance(place, list) else last] = value
+    return content
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "message"),
+    [
+        ("seed", [1], "Option 'seed' is not accepted"),
+        ("seeds", [], "seeds is empty"),
+        ("seeds", [1, 1], r"seeds lists something twice: \[1, 1\]"),
+        ("fractions", [0.0, 1.0], "fractions lists 0.0; each is above 0"),
+        ("fractions", [0.5], "preregistration.fraction 1 is none of the fractions"),
+        ("arms.a/b", {}, "'a/b' is also a folder's name"),
+        ("arms.tuning", {}, "an arm cannot be called 'tuning'"),
+        ("arms.mtl", {"pretraining": "x"}, "arms.mtl.pretraining 'x' is none of the study's"),
+        ("arms.mtl", {"trials": [{}]}, "same number of trials; found stl_seg 0, mtl 1"),
+        ("tuning", {"seed": 9, "evaluate": []}, "tuning is set and no arm has trials"),
+        ("preregistration.comparisons.0.arm", "mtk", "names the arm 'mtk', which the study lacks"),
+        ("preregistration.comparisons.0.against", {"detection": "mtl"}, "'mtl' does not learn"),
+        ("preregistration.endpoints.0.task", "depth", "unknown task 'depth'"),
+        ("preregistration.endpoints.0.margin", 0, "margin is positive"),
+        (
+            "preregistration.endpoints.0.source",
+            "camvid/val",
+            "camvid/val; the arm 'mtl' is scored on",
+        ),
+        ("arms.mtl", {"training": {"optimizer": {"rl": 1}}}, "arms.mtl: .*rl.*did you mean"),
+        ("arms.mtl", {"training": {"extends": ["none.yaml"]}}, "no training configuration at .*none.yaml"),
+    ],
+)
+def test_a_wrong_study_is_refused_by_name(tmp_path: Path, keys: str, value: object, message: str) -> None:
+    path = write_study(tmp_path, change(study_content(), keys, value))
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        jobs_of(path)
+
+
+def test_an_endpoint_is_read_by_its_dotted_key(tmp_path: Path) -> None:
+    scores = {"a/b": {"classification": {"x": {"accuracy": 0.5}, "y": {"accuracy": 1.0}}}}
+    mean = EndpointConfig("top-1", "classification", "a/b", "*.accuracy", 0.01)
+    assert endpoint_value(scores, mean) == 0.75
+    assert endpoint_value(scores, dataclasses.replace(mean, metric="x.accuracy")) == 0.5
+    with pytest.raises(KeyError, match=r"a/b\.classification has no 'z'; it has x, y"):
+        endpoint_value(scores, dataclasses.replace(mean, metric="z.accuracy"))
+    with pytest.raises(KeyError, match="a/b has no 'detection'; it has classification"):
+        endpoint_value(scores, dataclasses.replace(mean, task="detection"))
+    with pytest.raises(ValueError, match=r"a/b.classification.x is no number"):
+        endpoint_value(scores, dataclasses.replace(mean, metric="x"))
+
+
+def test_a_change_after_the_first_job_is_told_with_its_keys(tmp_path: Path) -> None:
+    path = write_study(tmp_path, study_content())
+
+    def content() -> dict:
+        study = load_study(path)
+        return registered(study, {job.arm: job.config.evaluate for job in jobs_of(path) if job.arm})
+
+    out = tmp_path / "out"
+    assert len(register(out, content(), 0)) == len(register(out, content(), 3)) == 1
+    assert changes(out, content()) == []
+    changed = change(study_content(), "preregistration.endpoints.0.margin", 0.05)
+    changed["seeds"] = [0, 1, 2]
+    write_study(tmp_path, changed)
+    (line,) = changes(out, content())
+    assert line == "the study file differs from the pre-registration: preregistration.endpoints, seeds"
+    first, second = register(out, content(), 3)
+    assert first["finished_jobs"] == 0 and first["changed"] == [] and first["sha256"] != second["sha256"]
+    assert second["changed"] == ["preregistration.endpoints", "seeds"]
+    assert registrations(out) == [first, second]
+    (line,) = changes(out, content())
+    assert "after 3 finished jobs: preregistration.endpoints, seeds" in line
+    # The test set is part of what was decided.
+    base = tmp_path / "base.yaml"
+    base.write_text(base.read_text().replace("evaluate:\n-", "evaluate:\n- limit: 2\n "))
+    assert "differs from the pre-registration: test_sets" in changes(out, content())[1]
+
+
+def test_a_finished_job_of_another_configuration_is_told(tmp_path: Path) -> None:
+    job = jobs_of(write_study(tmp_path, study_content()))[0]
+    finish(tmp_path, job)
+    assert outdated_jobs(tmp_path, [job]) == []
+    slower = dataclasses.replace(job, config=dataclasses.replace(job.config, label_smoothing=0.1, workers=9))
+    (line,) = outdated_jobs(tmp_path, [slower])
+    assert line.startswith("stl_seg/1/0 was run under another configuration (label_smoothing differ)")
+    result = job_folder(tmp_path, job).read_result()
+    # A key of a later version, everywhere in the tree, changes nothing.
+    del result["config"]["label_smoothing"], result["config"]["train"][0]["limit"]
+    assert outdated(result, job) == []
+
+
+def test_one_process_has_a_job_and_the_next_may_have_it_when_that_one_is_killed(tmp_path: Path) -> None:
+    source = (
+        "import sys, time; from pathlib import Path; from pvt_mtl_perception.study.folder import JobFolder\n"
+        "with JobFolder(Path(sys.argv[1])).claim() as mine: print(mine, flush=True); time.sleep(60)\n"
+    )
+    folder = JobFolder(tmp_path)
+    assert not folder.is_claimed() and folder.state() == "waiting"
+    with subprocess.Popen(
+        [sys.executable, "-c", source, str(tmp_path)], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == "True\n"
+        assert folder.is_claimed() and folder.state() == "running"
+        with folder.claim() as mine:
+            assert not mine
+        holder.send_signal(signal.SIGKILL)
+        holder.wait()
+    assert not folder.is_claimed()
+    with folder.claim() as mine:
+        assert mine and JobFolder(tmp_path).is_claimed()
+    folder.failure.write_text("{}")
+    assert folder.state() == "failed"
+
+
+def test_the_end_follows_from_measured_durations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = jobs_of(write_study(tmp_path, study_content()))
+    progress = Progress(tmp_path, jobs)
+    progress.look()
+    assert progress.end() == "unknown" and (progress.steps, progress.total_steps) == (0, 12)
+    finish(tmp_path, jobs[0], seconds=100)
+    progress.look()
+    # No multi-task job is measured yet, so all go by steps.
+    assert progress._left == pytest.approx(300) and progress.steps == 3
+    finish(tmp_path, jobs[1], seconds=400)
+    progress.look(at_once=2)
+    # 100 and 400 seconds beside each other.
+    assert progress._left == pytest.approx(400)
+    progress.look(at_once=1)
+    assert progress._left == pytest.approx(500)
+    job_folder(tmp_path, jobs[3]).path.mkdir(parents=True)
+    row = {"step": 1, "losses": {}, "step_s": 3.0}
+    (job_folder(tmp_path, jobs[3]).path / "log.jsonl").write_text(json.dumps(row) + "\n{cut")
+    progress.look(at_once=1)
+    assert progress._left == pytest.approx(100 + 400 * 2 / 3) and progress.steps == 7
+
+    job_folder(tmp_path, jobs[3]).failure.write_text("{}")
+    job_folder(tmp_path, jobs[3]).output.write_text("a\nValueError: no\n")
+    rows = [line.split() for line in status_table(tmp_path, jobs).splitlines()]
+    assert rows[0] == ["arm", "done", "running", "failed", "waiting", "s", "a", "job"]
+    assert rows[1] == ["stl_seg", "1", "0", "0", "1", "100"]
+    assert rows[2] == ["mtl", "1", "0", "1", "0", "400"]
+    assert rows[3] == ["all", "2", "0", "1", "1"]
+    assert rows[5][:4] == ["failed:", "mtl/1/1:", "ValueError:", "no"]
+
+
+def test_the_trial_with_the_best_endpoints_becomes_the_arm(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = study_content()
+    trials = [{"optimizer": {"lr": 0.001}}, {"optimizer": {"lr": 0.003}}]
+    for arm in content["arms"].values():
+        arm["trials"] = trials
+    untuned = jobs_of(write_study(tmp_path, study_content()))[0].config
+    held_out = dataclasses.replace(untuned.evaluate[0], limit=2)
+    content["tuning"] = {"seed": 99, "evaluate": [json.loads(json.dumps(dataclasses.asdict(held_out)))]}
+    path = write_study(tmp_path, content)
+    study = load_study(path)
+    jobs = tuning_jobs(study, path)
+    assert [job.id for job in jobs] == [f"tuning/{arm}/{i}" for arm in ("stl_seg", "mtl") for i in (0, 1)]
+    assert all(job.seed == job.config.seed == 99 and job.config.evaluate == [held_out] for job in jobs)
+    assert [job.config.optimizer.lr for job in jobs] == [0.001, 0.003] * 2
+
+    out = tmp_path / "out"
+    assert main(["study", "run", str(path), "--out", str(out)]) == 2
+    assert f"there is no {out / 'tuning.json'}; run `pvt-mtl study tune` first" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="the trial tuning/stl_seg/0 is not finished"):
+        tuning_record(study, path, out)
+    for job, miou in zip(jobs, (0.4, 0.6, 0.7, 0.2), strict=True):
+        finish(out, job, miou=miou)
+    record = tuning_record(study, path, out)
+    assert (record["stl_seg"]["chosen"], record["mtl"]["chosen"]) == (1, 0)
+    assert record["mtl"]["trials"][1] == {
+        "settings": trials[1],
+        "endpoints": {"mIoU": 0.2},
+        "objective": 0.2,
+    }
+    # Every trial is there, so nothing is trained.
+    assert main(["study", "tune", str(path), "--out", str(out)]) == 0
+    assert "stl_seg: trial 1 of 2: {'optimizer': {'lr': 0.003}}" in capsys.readouterr().out
+    assert json.loads((out / "tuning.json").read_text()) == record
+    chosen = read_tuning(study, out)
+    assert [job.config.optimizer.lr for job in study_jobs(study, path, chosen)] == [0.003, 0.001] * 2
+    content["arms"]["mtl"]["trials"] = [*trials[:1], {}]
+    with pytest.raises(ValueError, match="other trials of the arm 'mtl'"):
+        read_tuning(load_study(write_study(tmp_path, content)), out)
+
+
+def test_arms_and_parts_that_do_not_exist_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_study(tmp_path, study_content())
+    assert main(["study", "status", str(path), "--out", str(tmp_path), "--arms", "mtk"]) == 2
+    assert "has no arm 'mtk'; it has stl_seg, mtl" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["study", "run", str(path), "--out", str(tmp_path), "--jobs", "3/2"])
+    assert "'3/2' is not K/N" in capsys.readouterr().err
