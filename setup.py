@@ -43,7 +43,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=[PACKAGE, f"{PACKAGE}.*"]),
-    package_data={PACKAGE: ["py.typed"]},
+    package_data={PACKAGE: ["py.typed", "evaluation/*.jinja"]},
     data_files=data_files,
     # The versions that work; requirements/ has those that are tested. With ROS 2 installed, NumPy and OpenCV
     # are the system's: install with --no-deps there.
@@ -65,6 +65,7 @@ setup(
     extras_require={
         "training": [
             "faster-coco-eval>=1.6",
+            "jinja2>=3.1",
             "matplotlib>=3.8",
             "pycocotools>=2.0.7",
             "scikit-learn>=1.4",

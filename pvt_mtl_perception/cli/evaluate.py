@@ -1,106 +1,262 @@
-"""``pvt-mtl eval``: the scores of one checkpoint on one data set."""
+"""``pvt-mtl eval``: what a checkpoint scores on data sets, what it costs, and how it bears bad weather."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pvt_mtl_perception.data.mixture import SampleSource
+    from pvt_mtl_perception.data.sources import SourceConfig
+    from pvt_mtl_perception.evaluation.html import Section
+    from pvt_mtl_perception.evaluation.run import Evaluated
+    from pvt_mtl_perception.inference.predictor import Predictor
+    from pvt_mtl_perception.training.distributed import Processes
 
-SUMMARY = "score a checkpoint on a data set"
+SUMMARY = "score a checkpoint on data sets, measure its cost, write a report"
 
-_SPLITS = {"synthetic": ("test", "train"), "camvid": ("val", "held_out", "fit", "train")}
+_ALL = "all"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the verb's arguments."""
     parser.add_argument("checkpoint", help="the model's file or hf://owner/name[@revision]")
-    parser.add_argument("--data", choices=sorted(_SPLITS), required=True, help="which data set")
-    parser.add_argument(
-        "--root",
-        type=Path,
-        default=os.environ.get("CAMVID_ROOT"),
-        help="CamVid's folder (default $CAMVID_ROOT)",
+    data = parser.add_argument_group("data")
+    data.add_argument(
+        "--data",
+        required=True,
+        metavar="CONFIG_OR_SOURCE",
+        help="a training configuration, whose `evaluate` sources are scored, or a kind of data source: "
+        "synthetic, camvid, bdd100k, cityscapes, coco, ade20k, imagenet",
     )
-    parser.add_argument(
-        "--split",
-        help="synthetic: test (default) or train; camvid: val (default), train, its blocks fit or held_out",
+    data.add_argument("--root", help="folder of the data source (camvid: default $CAMVID_ROOT)")
+    data.add_argument(
+        "--split", help="of the data source (default: val; synthetic: test); camvid also fit and held_out"
     )
-    parser.add_argument(
-        "--frames", type=int, default=500, help="how many synthetic frames (default %(default)s)"
+    data.add_argument("--frames", type=int, help="how many synthetic frames (default 500)")
+    data.add_argument("--limit", type=int, help="use so many samples of the data source, drawn at random")
+    data.add_argument(
+        "--taxonomy",
+        help="score segmentation in this label set (a name such as carla, or a YAML file), through its "
+        "mapping table; CamVid is scored in its own 11 classes by default",
     )
-    parser.add_argument("--taxonomy", help="score segmentation in this label set, such as camvid")
-    parser.add_argument(
+    model = parser.add_argument_group("model")
+    model.add_argument(
         "--batch-size", type=int, default=8, help="frames predicted at once (default %(default)s)"
     )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default %(default)s)")
-    parser.add_argument("--precision", default="fp32", help="fp32, bf16 or fp16 (default %(default)s)")
-    parser.add_argument(
+    model.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default %(default)s)")
+    model.add_argument("--precision", default="fp32", help="fp32, bf16 or fp16 (default %(default)s)")
+    model.add_argument(
         "--input-size",
         type=int,
         nargs=2,
         metavar=("HEIGHT", "WIDTH"),
         help="of the network's input, multiples of 32 (default: the checkpoint's)",
     )
-    parser.add_argument("--json", type=Path, help="write the scores to this file too")
+    more = parser.add_argument_group("what else is measured")
+    more.add_argument(
+        "--cost", action="store_true", help="parameters, FLOPs, latency and memory by part and batch size"
+    )
+    more.add_argument(
+        "--cost-batch",
+        type=int,
+        default=6,
+        metavar="N",
+        help="frames of the second latency, beside one (default %(default)s, the cameras of a vehicle)",
+    )
+    more.add_argument(
+        "--cost-calls", type=int, default=30, metavar="N", help="timed calls (default %(default)s)"
+    )
+    more.add_argument(
+        "--corruptions",
+        nargs="+",
+        metavar="NAME",
+        help="score again under fog, rain, night, motion_blur, noise and jpeg, or `all` of them",
+    )
+    more.add_argument(
+        "--strengths",
+        type=int,
+        nargs="+",
+        default=[1, 2, 3, 4, 5],
+        metavar="S",
+        help="of the corruptions, 1 to 5 (default: all)",
+    )
+    more.add_argument(
+        "--out",
+        type=Path,
+        help="folder for scores.json, report.html and, for each data set, the records of its images (.npz)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Scores the checkpoint and prints a table.
+    """Scores the checkpoint, prints tables and writes the report.
+
+    Started by torchrun, the processes share the images of each data set, and the first of them reports.
 
     Raises:
-        ValueError: for a split that the data set does not have, a missing ``--root``, or a checkpoint whose
-            label sets are not those of the data set.
+        FileNotFoundError, ValueError: for a configuration, data source, split, corruption or label set that
+            does not exist, and a data set whose labels do not fit the model's.
     """
-    from pvt_mtl_perception.evaluation.evaluator import evaluate
-    from pvt_mtl_perception.evaluation.report import format_scores
+    import torch
+
+    from pvt_mtl_perception.training.distributed import join_processes
+
+    device = args.device
+    if device == "auto" and "RANK" in os.environ:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if "RANK" not in os.environ:
+        # The predictor says what is wrong with a device better than a process group does.
+        from pvt_mtl_perception.training.distributed import alone
+
+        return _evaluate(args, device, alone())
+    with join_processes(device) as processes:
+        return _evaluate(args, str(processes.device), processes)
+
+
+def _sources(args: argparse.Namespace) -> list[SourceConfig]:
+    """The data sources that the arguments name."""
+    from pvt_mtl_perception.data.sources import SourceConfig
+    from pvt_mtl_perception.training.config import load_config
+
+    if Path(args.data).suffix in (".yaml", ".yml"):
+        for key in ("root", "split", "frames", "limit"):
+            if getattr(args, key) is not None:
+                raise ValueError(f"--{key} is for a data source; {args.data} says it itself")
+        config = load_config(args.data)
+        if not config.evaluate:
+            raise ValueError(f"{args.data}: lists no source under 'evaluate'")
+        return list(config.evaluate)
+    root = args.root or (os.environ.get("CAMVID_ROOT") if args.data == "camvid" else None)
+    if args.data == "camvid" and root is None:
+        raise ValueError("--data camvid needs --root, or CAMVID_ROOT in the environment")
+    given: dict[str, Any] = {"root": root, "limit": args.limit}
+    if args.data == "synthetic":
+        given["frames"] = args.frames or 500
+    elif args.frames is not None:
+        raise ValueError(f"--frames is for synthetic; for {args.data} use --limit")
+    split = args.split or ("test" if args.data == "synthetic" else "val")
+    return [SourceConfig(kind=args.data, split=split, **given)]
+
+
+def _corruptions(args: argparse.Namespace) -> list[str]:
+    from pvt_mtl_perception.evaluation.corruptions import CORRUPTIONS, STRENGTHS
+
+    names = list(args.corruptions or ())
+    if _ALL in names:
+        names = list(CORRUPTIONS)
+    for name in names:
+        if name not in CORRUPTIONS:
+            raise ValueError(f"--corruptions {name}: known are {', '.join(CORRUPTIONS)} and {_ALL}")
+    for strength in args.strengths:
+        if strength not in STRENGTHS:
+            raise ValueError(f"--strengths {strength}: they go from 1 to 5")
+    return names
+
+
+def _evaluate(args: argparse.Namespace, device: str, processes: Processes) -> int:
+    from pvt_mtl_perception.evaluation.report import format_cost, format_robustness, format_scores
+    from pvt_mtl_perception.evaluation.run import evaluate_source
     from pvt_mtl_perception.inference.predictor import Predictor
     from pvt_mtl_perception.labels import load_label_set
 
-    split = args.split or _SPLITS[args.data][0]
-    if split not in _SPLITS[args.data]:
-        raise ValueError(f"--split {split}: {args.data} has {', '.join(_SPLITS[args.data])}")
+    names, sources = _corruptions(args), _sources(args)
+    taxonomy = load_label_set(args.taxonomy) if args.taxonomy else None
     predictor = Predictor(
         args.checkpoint,
-        device=args.device,
+        device=device,
         precision=args.precision,
         input_size=tuple(args.input_size) if args.input_size else None,
     )
-    labels = predictor.labels
-    label_sets = {"driving_detection": labels.detection, "driving_segmentation": labels.segmentation}
-    label_sets |= {f"driving_{group}": label_set for group, label_set in labels.classification.items()}
-    for name, label_set in label_sets.items():
-        if label_set is not None and label_set.names != load_label_set(name).names:
-            raise ValueError(
-                f"{args.checkpoint} predicts {label_set.name!r}; {args.data} is labelled in {name!r}"
-            )
-    taxonomy = load_label_set(args.taxonomy) if args.taxonomy else None
-    scores = evaluate(predictor, _dataset(args, split), taxonomy, args.batch_size)
-    print(format_scores(scores))
-    if args.json:
-        described = {
-            "checkpoint": str(args.checkpoint),
-            "data": args.data,
-            "split": split,
-            "taxonomy": args.taxonomy,
-            "input_size": [predictor.preprocessing.height, predictor.preprocessing.width],
-            "precision": predictor.precision,
-        }
-        args.json.write_text(json.dumps(described | scores, indent=2) + "\n")
+    place = {"rank": processes.rank, "world_size": processes.world_size}
+    scored: dict[str, Evaluated] = {}
+    for source in sources:
+        one = evaluate_source(predictor, source, taxonomy, args.batch_size, names, args.strengths, **place)
+        if processes.leads:
+            if one is None:
+                print(f"{source.kind}/{source.split}: no folder {source.root}; not scored")
+            else:
+                name = one.name if one.name not in scored else f"{one.name} {len(scored) + 1}"
+                scored[name] = one
+                print(f"{name}: {format_scores(one.scores)}\n")
+    if not processes.leads:
+        return 0
+    if not scored:
+        raise FileNotFoundError(f"{args.data}: none of its data sources is there")
+    report = _report(args, predictor, scored)
+    if "corruptions" in report:
+        print(format_robustness(report["sources"], report["corruptions"]) + "\n")
+    if args.cost:
+        from pvt_mtl_perception.evaluation.cost import measure_cost
+        from pvt_mtl_perception.model.checkpoint import load_checkpoint
+
+        frame = next(iter(scored.values())).data[0].image
+        report["cost"] = measure_cost(
+            load_checkpoint(args.checkpoint), predictor, frame, args.cost_batch, args.cost_calls
+        )
+        print(format_cost(report["cost"]) + "\n")
+    if args.out:
+        _write(args.out, predictor, report, scored)
+        print(args.out / "report.html")
     return 0
 
 
-def _dataset(args: argparse.Namespace, split: str) -> SampleSource:
-    if args.data == "synthetic":
-        from pvt_mtl_perception.data.synthetic_frames import SyntheticDataset
+def _report(
+    args: argparse.Namespace, predictor: Predictor, scored: Mapping[str, Evaluated]
+) -> dict[str, Any]:
+    size = predictor.preprocessing
+    report: dict[str, Any] = {
+        "checkpoint": str(args.checkpoint),
+        "data": args.data,
+        "taxonomy": args.taxonomy,
+        "input_size": [size.height, size.width],
+        "precision": predictor.precision,
+        "device": str(predictor.device),
+        "sources": {name: one.scores for name, one in scored.items()},
+    }
+    corruptions: dict[str, dict[int, dict[str, Any]]] = {}
+    for name, one in scored.items():
+        for (corruption, strength), metrics in one.corrupted.items():
+            by_source = corruptions.setdefault(corruption, {}).setdefault(strength, {})
+            by_source[name] = metrics.scores()
+    return report | ({"corruptions": corruptions} if corruptions else {})
 
-        return SyntheticDataset("train" if split == "train" else "test", size=args.frames)
-    from pvt_mtl_perception.data.camvid import CamVidDataset
 
-    if args.root is None:
-        raise ValueError("--data camvid needs --root, or CAMVID_ROOT in the environment")
-    return CamVidDataset(args.root, split)
+def _write(
+    out: Path, predictor: Predictor, report: Mapping[str, Any], scored: Mapping[str, Evaluated]
+) -> None:
+    from pvt_mtl_perception.evaluation.html import (
+        corruption_examples,
+        cost_section,
+        robustness_section,
+        source_section,
+        write_report,
+    )
+    from pvt_mtl_perception.evaluation.pictures import gallery
+    from pvt_mtl_perception.evaluation.records import save_records
+
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "scores.json").write_text(json.dumps(report, indent=2) + "\n")
+    described = {key: report[key] for key in ("checkpoint", "taxonomy", "input_size", "precision")}
+    sections: list[Section] = []
+    for name, one in scored.items():
+        stem = name.replace("/", "_")
+        records = one.metrics.records(described | {"source": name})
+        save_records(out / f"{stem}.npz", records)
+        for (corruption, strength), metrics in one.corrupted.items():
+            where = {"source": name, "corruption": corruption, "strength": strength}
+            save_records(out / f"{stem}_{corruption}_{strength}.npz", metrics.records(described | where))
+        sections.append(source_section(name, one.scores, records, gallery(predictor, one.data, records)))
+    if "corruptions" in report:
+        first = next(iter(scored.values()))
+        examples = corruption_examples(first.data[0].image, report["corruptions"])
+        sections.append(robustness_section(report["sources"], report["corruptions"], examples))
+    if "cost" in report:
+        sections.append(cost_section(report["cost"]))
+    height, width = report["input_size"]
+    subtitle = f"{report['checkpoint']}, input {width}x{height}, {report['precision']} on {report['device']}"
+    if report["taxonomy"]:
+        subtitle += f"; segmentation scored in {report['taxonomy']}"
+    write_report(out / "report.html", predictor.model_name, subtitle, sections)

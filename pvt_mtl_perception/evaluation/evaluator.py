@@ -2,17 +2,140 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
+import torch.distributed as dist
 from tqdm import tqdm
 
 from pvt_mtl_perception.data.mixture import SampleSource
-from pvt_mtl_perception.evaluation.metrics import ClassificationMetric, DetectionMetric, SegmentationMetric
+from pvt_mtl_perception.evaluation.metrics import (
+    MAX_DETECTIONS,
+    ClassificationMetric,
+    DetectionMetric,
+    SegmentationMetric,
+)
+from pvt_mtl_perception.evaluation.records import Records
 from pvt_mtl_perception.inference.predictor import Predictor
-from pvt_mtl_perception.labels import LabelSet
+from pvt_mtl_perception.labels import LabelSet, TaskLabels
 
 # AP needs the whole of the precision-recall curve, of which a threshold for use cuts off most.
 SCORE_THRESHOLD = 0.01
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """The metrics of a model's tasks on one data set.
+
+    Attributes:
+        names: of the samples.
+        detection, segmentation, classification: None where the model lacks the task.
+    """
+
+    names: list[str]
+    detection: DetectionMetric | None = None
+    segmentation: SegmentationMetric | None = None
+    classification: ClassificationMetric | None = None
+
+    @property
+    def by_task(self) -> Mapping[str, DetectionMetric | SegmentationMetric | ClassificationMetric]:
+        """The metrics that there are."""
+        found = {
+            "detection": self.detection,
+            "segmentation": self.segmentation,
+            "classification": self.classification,
+        }
+        return {task: metric for task, metric in found.items() if metric is not None}
+
+    def scores(self) -> dict[str, Any]:
+        """``images``, and what the metric of each task computes that at least one sample labels."""
+        scores: dict[str, Any] = {"images": len(self.names)}
+        return scores | {task: metric.compute() for task, metric in self.by_task.items() if metric.images}
+
+    def records(self, description: Mapping[str, Any] | None = None) -> Records:
+        """What is kept of each sample, for resampling.
+
+        Args:
+            description: plain data on where the records come from.
+        """
+        return Records(
+            names=tuple(self.names),
+            classification=self.classification.records() if self.classification is not None else {},
+            detection=self.detection.records() if self.detection and self.detection.images else None,
+            segmentation=(
+                self.segmentation.records() if self.segmentation and self.segmentation.images else None
+            ),
+            description=dict(description or {}),
+        )
+
+
+def _new_metrics(labels: TaskLabels, taxonomy: LabelSet | None) -> Metrics:
+    return Metrics(
+        names=[],
+        detection=DetectionMetric(labels.detection) if labels.detection is not None else None,
+        segmentation=(
+            SegmentationMetric(labels.segmentation, taxonomy) if labels.segmentation is not None else None
+        ),
+        classification=ClassificationMetric(labels.classification) if labels.classification else None,
+    )
+
+
+def measure(
+    predictor: Predictor,
+    dataset: SampleSource,
+    taxonomy: LabelSet | None = None,
+    batch_size: int = 8,
+    progress: bool = True,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Metrics:
+    """Predicts every sample of a data set, in source pixels, and counts what is right.
+
+    The predictor's score threshold is ``SCORE_THRESHOLD`` and its limit 100 detections while this runs. The
+    processes of a group each predict one stretch of the data set, and all of them get the metrics of the
+    whole, in its order: the same as of one process.
+
+    Args:
+        predictor: its label sets are those of the data set's samples.
+        dataset: read once, in order.
+        taxonomy: score segmentation in this label set instead, through its mapping table.
+        batch_size: frames predicted at once by a process.
+        progress: show a bar with rate and remaining time.
+        rank, world_size: this process of torch's process group, all of whose processes call this.
+
+    Raises:
+        ValueError: when a sample does not fit the model's label sets, naming it.
+        KeyError: when ``taxonomy`` has no mapping from the model's segmentation labels.
+    """
+    metrics = _new_metrics(predictor.labels, taxonomy)
+    settings = predictor.score_threshold, predictor.max_detections
+    predictor.score_threshold, predictor.max_detections = SCORE_THRESHOLD, MAX_DETECTIONS
+    first, last = (len(dataset) * bound // world_size for bound in (rank, rank + 1))
+    try:
+        with tqdm(total=last - first, unit="image", desc="evaluate", disable=not progress) as bar:
+            for start in range(first, last, batch_size):
+                samples = [dataset[i] for i in range(start, min(start + batch_size, last))]
+                results = predictor.predict([sample.image for sample in samples])
+                for result, sample in zip(results, samples, strict=True):
+                    metrics.names.append(sample.name)
+                    for metric in metrics.by_task.values():
+                        metric.update(result, sample)
+                bar.update(len(samples))
+    finally:
+        predictor.score_threshold, predictor.max_detections = settings
+    if world_size > 1:
+        _gather(metrics, world_size)
+    return metrics
+
+
+def _gather(metrics: Metrics, world_size: int) -> None:
+    own = metrics.names, {task: metric.frames for task, metric in metrics.by_task.items()}
+    parts: list[Any] = [None] * world_size
+    dist.all_gather_object(parts, own)
+    metrics.names[:] = [name for names, _ in parts for name in names]
+    for task, metric in metrics.by_task.items():
+        metric.frames[:] = [frame for _, frames in parts for frame in frames[task]]
 
 
 def evaluate(
@@ -22,45 +145,5 @@ def evaluate(
     batch_size: int = 8,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Scores of a model on a data set, in source pixels.
-
-    The predictor's score threshold is ``SCORE_THRESHOLD`` and its limit 100 detections while this runs.
-
-    Args:
-        predictor: its label sets are those of the data set's samples.
-        dataset: read once, in order.
-        taxonomy: score segmentation in this label set instead, through its mapping table.
-        batch_size: frames predicted at once.
-        progress: show a bar with rate and remaining time.
-
-    Returns:
-        ``images``, and for each task that the model has and at least one sample labels what the task's
-        metric computes: ``detection``, ``segmentation``, ``classification``.
-
-    Raises:
-        ValueError: when a sample does not fit the model's label sets, naming it.
-        KeyError: when ``taxonomy`` has no mapping from the model's segmentation labels.
-    """
-    labels = predictor.labels
-    metrics: dict[str, DetectionMetric | SegmentationMetric | ClassificationMetric] = {}
-    if labels.detection is not None:
-        metrics["detection"] = DetectionMetric(labels.detection)
-    if labels.segmentation is not None:
-        metrics["segmentation"] = SegmentationMetric(labels.segmentation, taxonomy)
-    if labels.classification:
-        metrics["classification"] = ClassificationMetric(labels.classification)
-    settings = predictor.score_threshold, predictor.max_detections
-    predictor.score_threshold, predictor.max_detections = SCORE_THRESHOLD, 100
-    try:
-        with tqdm(total=len(dataset), unit="image", desc="evaluate", disable=not progress) as bar:
-            for start in range(0, len(dataset), batch_size):
-                samples = [dataset[i] for i in range(start, min(start + batch_size, len(dataset)))]
-                results = predictor.predict([sample.image for sample in samples])
-                for result, sample in zip(results, samples, strict=True):
-                    for metric in metrics.values():
-                        metric.update(result, sample)
-                bar.update(len(samples))
-    finally:
-        predictor.score_threshold, predictor.max_detections = settings
-    scores: dict[str, Any] = {"images": len(dataset)}
-    return scores | {task: metric.compute() for task, metric in metrics.items() if metric.images}
+    """Scores of a model on a data set: what ``Metrics.scores`` returns of ``measure``."""
+    return measure(predictor, dataset, taxonomy, batch_size, progress).scores()

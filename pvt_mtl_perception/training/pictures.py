@@ -6,44 +6,36 @@ from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from pvt_mtl_perception.data.collate import Batch
+from pvt_mtl_perception.data.sample import Sample
+from pvt_mtl_perception.evaluation.pictures import label_beside_prediction
 from pvt_mtl_perception.inference.predictor import Predictor
-from pvt_mtl_perception.inference.render import draw_overlay
-from pvt_mtl_perception.labels import TaskLabels
+from pvt_mtl_perception.labels import IGNORE_INDEX
 from pvt_mtl_perception.model.checkpoint import Checkpoint
-from pvt_mtl_perception.result import Classification, Detections, Result, Segmentation
 
 # Enough to judge by, few enough to cost less than a step.
 PICTURES = 4
 
 
-def labelled_result(batch: Batch, index: int, labels: TaskLabels) -> Result:
-    """The labels of one image of a batch, in the form of a perfect prediction.
+def batch_sample(batch: Batch, index: int) -> Sample:
+    """One image of a batch with its labels, as a data set would give it.
 
     Args:
         batch: on the CPU.
         index: of the image.
-        labels: label sets of the model; a task without labels is None.
     """
-    height, width = batch.images.shape[-2:]
-    detections = segmentation = None
-    probabilities: dict[str, npt.NDArray[np.float32]] = {}
-    if labels.detection is not None and bool(batch.detection_labelled[index].any()):
-        boxes = batch.boxes[index].numpy()
-        detections = Detections(boxes, np.ones(len(boxes), np.float32), batch.box_labels[index].numpy())
-    mask = batch.masks[index].numpy()
-    if labels.segmentation is not None and (mask != labels.segmentation.ignore_index).any():
-        segmentation = Segmentation(mask)
-    for group, ids in batch.classes.items():
-        if (class_id := int(ids[index])) >= 0:
-            probabilities[group] = np.eye(len(labels.classification[group]), dtype=np.float32)[class_id]
-    return Result(
-        height=height,
-        width=width,
-        classification=Classification(probabilities) if probabilities else None,
-        detections=detections,
-        segmentation=segmentation,
+    labelled = torch.nonzero(batch.detection_labelled[index])[:, 0]
+    mask = batch.masks[index].numpy().astype(np.uint8)
+    return Sample(
+        image=batch.images[index].permute(1, 2, 0).contiguous().numpy(),
+        boxes=batch.boxes[index].numpy() if len(labelled) else None,
+        box_labels=batch.box_labels[index].numpy() if len(labelled) else None,
+        box_classes=tuple(labelled.tolist()) if len(labelled) else None,
+        mask=mask if (mask != IGNORE_INDEX).any() else None,
+        classes={group: int(ids[index]) for group, ids in batch.classes.items()},
+        name=batch.names[index],
     )
 
 
@@ -59,14 +51,9 @@ def labels_beside_predictions(checkpoint: Checkpoint, batch: Batch) -> Mapping[s
     """
     height, width = batch.images.shape[-2:]
     predictor = Predictor(checkpoint, device="cpu", input_size=(height, width))
-    frames = [image.permute(1, 2, 0).contiguous().numpy() for image in batch.images[:PICTURES]]
-    results = predictor.predict(frames)
+    samples = [batch_sample(batch, index) for index in range(min(PICTURES, len(batch.images)))]
+    results = predictor.predict([sample.image for sample in samples])
     return {
-        f"labels and predictions/{index}": np.hstack(
-            [
-                draw_overlay(frame, labelled_result(batch, index, predictor.labels), predictor.labels),
-                draw_overlay(frame, result, predictor.labels),
-            ]
-        )
-        for index, (frame, result) in enumerate(zip(frames, results, strict=True))
+        f"labels and predictions/{index}": label_beside_prediction(sample, result, predictor.labels)
+        for index, (sample, result) in enumerate(zip(samples, results, strict=True))
     }

@@ -11,8 +11,9 @@ from tqdm import tqdm
 
 from pvt_mtl_perception.data.sources import SourceConfig, open_source
 from pvt_mtl_perception.evaluation.evaluator import evaluate
+from pvt_mtl_perception.evaluation.report import main_scores
+from pvt_mtl_perception.evaluation.run import own_taxonomy
 from pvt_mtl_perception.inference.predictor import Predictor
-from pvt_mtl_perception.labels import load_label_set
 from pvt_mtl_perception.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from pvt_mtl_perception.model.network import MultiTaskNetwork, count_parameters
 
@@ -38,8 +39,7 @@ def score_sources(
         if data is None:
             tqdm.write(f"{name}: no folder {source.root}; not scored")
             continue
-        taxonomy = load_label_set("camvid") if source.kind == "camvid" and data.labels.segmentation else None
-        scores[name] = evaluate(predictor, data, taxonomy)
+        scores[name] = evaluate(predictor, data, own_taxonomy(source, data.labels))
     return scores
 
 
@@ -58,15 +58,11 @@ def summary(scores: dict[str, Any]) -> dict[str, float]:
     Args:
         scores: from ``score_sources``.
     """
-    main: dict[str, float] = {}
-    for source, values in scores.items():
-        if detection := values.get("detection"):
-            main[f"AP, {source}"] = detection["ap"]
-        if segmentation := values.get("segmentation"):
-            main[f"mIoU, {source}"] = segmentation["miou"]
-        for group, result in values.get("classification", {}).items():
-            main[f"accuracy {group}, {source}"] = result["accuracy"]
-    return {name: value for name, value in main.items() if value is not None}
+    return {
+        f"{name}, {source}": value
+        for source, values in scores.items()
+        for name, value in main_scores(values).items()
+    }
 
 
 def _percent(value: float | None) -> str:

@@ -1,24 +1,32 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import math
-from collections.abc import Sequence
+import os
+import subprocess
+import sys
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from checkpoints import CLASSIFICATION_GROUPS, make_checkpoint
 
 from pvt_mtl_perception.cli import evaluate as verb
 from pvt_mtl_perception.data.camvid import CamVidDataset
 from pvt_mtl_perception.data.sample import Sample
 from pvt_mtl_perception.data.synthetic_frames import SyntheticDataset
-from pvt_mtl_perception.evaluation.evaluator import SCORE_THRESHOLD, evaluate
+from pvt_mtl_perception.evaluation.evaluator import SCORE_THRESHOLD, evaluate, measure
+from pvt_mtl_perception.evaluation.pictures import frame_scores, gallery
+from pvt_mtl_perception.evaluation.records import average_precision, class_iou, load_records
 from pvt_mtl_perception.evaluation.report import format_scores
 from pvt_mtl_perception.inference.predictor import Predictor
 from pvt_mtl_perception.labels import load_label_set
 from pvt_mtl_perception.model.checkpoint import TaskLabels
+from pvt_mtl_perception.paths import share_directory
 from pvt_mtl_perception.result import Classification, Detections, Result, Segmentation
 
 LABELS = TaskLabels(
@@ -29,21 +37,36 @@ LABELS = TaskLabels(
 
 
 class Oracle:
-    """Answers with a data set's own labels, so that every score has a value known beforehand."""
+    """Answers with a data set's own labels, so that every score has a value known beforehand.
+
+    Attributes:
+        spoilt: numbers of images for which the masks and classes of the answer are wrong and boxes missing.
+        checked: whether the thresholds are those of an evaluation.
+    """
 
     labels = LABELS
+    spoilt: Collection[int] = ()
+    checked = True
     score_threshold, max_detections = 0.4, 7
 
     def __init__(self, dataset: Sequence[Sample]) -> None:
-        self._answers = iter([dataset[i] for i in range(len(dataset))])
+        self._answers = iter([(dataset[i], i) for i in range(len(dataset))])
 
     def predict(self, images: Sequence[np.ndarray]) -> list[Result]:
-        assert self.score_threshold == SCORE_THRESHOLD and self.max_detections == 100
-        return [self._answer(image, next(self._answers)) for image in images]
+        assert not self.checked or (self.score_threshold, self.max_detections) == (SCORE_THRESHOLD, 100)
+        return [self._answer(image, *next(self._answers)) for image in images]
 
-    def _answer(self, image: np.ndarray, sample: Sample) -> Result:
+    def _answer(self, image: np.ndarray, sample: Sample, number: int) -> Result:
         np.testing.assert_array_equal(image, sample.image)
-        classes = sample.classes or {}
+        classes = dict(sample.classes or {})
+        if number in self.spoilt:
+            sample = dataclasses.replace(
+                sample,
+                mask=np.roll(sample.mask, 90, 0),
+                boxes=sample.boxes[:0],
+                box_labels=sample.box_labels[:0],
+            )
+            classes = {group: (label + 1) % 3 for group, label in classes.items()}
         return Result(
             *image.shape[:2],
             detections=Detections(sample.boxes, np.ones(len(sample.boxes), np.float32), sample.box_labels),
@@ -104,10 +127,38 @@ def test_table_shows_percent_and_marks_what_could_not_be_scored() -> None:
     }
     rows = {line.split("  ")[0].strip() or line.strip().split("  ")[0]: line.split() for line in
             format_scores(scores).splitlines()}  # fmt: skip
-    assert rows["car"][1:] == ["50.0", "75.0", "9", "boxes"]
-    assert rows["road"][1:] == ["95.0"] and rows["scene"][1:] == ["75.0", "50.0", "100.0"]
+    assert rows["car"][1:] == ["50.0", "75.0", "-", "-", "-", "-", "9", "boxes"]
+    assert rows["road"][1:] == ["95.0", "-"] and rows["scene"][1:] == ["75.0", "50.0", "100.0"]
     assert rows["tunnel"][1:] == ["0.0", "1", "images"] and rows["highway"][1:] == ["100.0", "3", "images"]
-    assert "25.0    25.0    25.0    25.0    25.0       -    25.0" in format_scores(scores)
+    assert "25.0      25.0      25.0      25.0      25.0         -      25.0" in format_scores(scores)
+
+
+def test_pictures_show_labels_beside_predictions_and_frames_are_chosen_by_what_went_wrong() -> None:
+    dataset = SyntheticDataset("test", size=3, frame_size=(320, 192))
+    samples = [dataset[i] for i in range(3)]
+    oracle = Oracle(dataset)
+    oracle.spoilt = {1}
+    records = measure(oracle, dataset, batch_size=2, progress=False).records()
+    scores = frame_scores(records)
+    np.testing.assert_allclose(scores[[0, 2]], 1.0)
+    assert scores[1] < 0.5
+    oracle = Oracle([samples[0], samples[1], samples[0]])
+    oracle.checked = False
+    pictures = gallery(oracle, dataset, records, count=1, seed=1)
+    assert [(p.kind, p.name) for p in pictures[:2]] == [("best", samples[0].name), ("worst", samples[1].name)]
+    assert [p.kind for p in pictures] == ["best", "worst", "random"]
+    assert pictures[0].image.shape == (192, 640, 3)
+    # A perfect prediction looks like its labels.
+    np.testing.assert_array_equal(pictures[0].image[:, :320], pictures[0].image[:, 320:])
+
+
+def test_records_and_scores_of_stretches_together_are_those_of_the_whole() -> None:
+    dataset = SyntheticDataset("test", size=5, frame_size=(320, 192))
+    whole = measure(Oracle(dataset), dataset, progress=False)
+    assert len(whole.names) == len(set(whole.names)) == 5
+    records = whole.records({"data": "synthetic"})
+    assert len(records) == 5 and records.description == {"data": "synthetic"}
+    assert np.nanmean(average_precision(records.detection)[0]) == pytest.approx(1.0)
 
 
 def arguments(*words: str) -> argparse.Namespace:
@@ -121,51 +172,99 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_checkpoint(tmp_path_factory.mktemp("model") / "small.safetensors")
 
 
-def test_eval_verb_scores_a_checkpoint_on_synthetic_frames(
+def test_eval_verb_scores_a_checkpoint_and_writes_scores_records_and_a_report(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    report = tmp_path / "scores.json"
+    out = tmp_path / "report"
     words = [str(checkpoint), "--data", "synthetic", "--frames", "4", "--batch-size", "3", "--device", "cpu"]
-    assert verb.run(arguments(*words, "--json", str(report))) == 0
-    written = json.loads(report.read_text())
-    assert (written["data"], written["split"], written["images"]) == ("synthetic", "test", 4)
+    more = ["--corruptions", "fog", "jpeg", "--strengths", "1", "5", "--cost", "--cost-batch", "2"]
+    assert verb.run(arguments(*words, *more, "--cost-calls", "2", "--out", str(out))) == 0
+    printed = capsys.readouterr().out
+    written = json.loads((out / "scores.json").read_text())
+    scores = written["sources"]["synthetic/test"]
     expected = evaluate(Predictor(checkpoint, "cpu"), SyntheticDataset("test", size=4), progress=False)
-    assert written["segmentation"] == expected["segmentation"]
-    assert written["detection"] == expected["detection"]
-    assert written["classification"]["weather"]["images"] == 4
-    assert 0 <= written["segmentation"]["miou"] < 0.5 and math.isfinite(written["segmentation"]["miou"])
-    assert f"{100 * expected['segmentation']['miou']:8.1f}" in capsys.readouterr().out
+    assert scores == json.loads(json.dumps(expected))
+    assert 0 <= scores["segmentation"]["miou"] < 0.5 and math.isfinite(scores["segmentation"]["miou"])
+    assert f"{100 * expected['segmentation']['miou']:10.1f}" in printed
+    assert {name: list(rows) for name, rows in written["corruptions"].items()} == {
+        "fog": ["1", "5"],
+        "jpeg": ["1", "5"],
+    }
+    fog = written["corruptions"]["fog"]["5"]["synthetic/test"]
+    assert fog["images"] == 4 and fog["segmentation"] != scores["segmentation"]
+    records = load_records(out / "synthetic_test.npz")
+    assert np.nanmean(class_iou(records.segmentation)) == pytest.approx(scores["segmentation"]["miou"])
+    assert np.nanmean(average_precision(records.detection)[0]) == pytest.approx(scores["detection"]["ap"])
+    assert load_records(out / "synthetic_test_fog_5.npz").description["strength"] == 5
+    cost = written["cost"]
+    assert [one["batch"] for one in cost["latency"]] == [1, 2] and cost["latency"][0]["median_ms"] > 0
+    page = (out / "report.html").read_text()
+    assert "http" not in page.replace("http-equiv", ""), "a report needs no other file"
+    for heading in ("Detection", "Segmentation", "Classification", "Worst frames", "Robustness", "Cost"):
+        assert f"{heading}</h" in page
+    # Precision-recall, IoU, its confusion, three groups, five robustness plots.
+    assert page.count("data:image/png") == 11 and page.count("data:image/jpeg") == 9 + 2
 
 
-def test_eval_verb_scores_a_checkpoint_on_camvid(checkpoint: Path, tmp_path: Path, camvid_root: Path) -> None:
-    few = tmp_path / "camvid"
-    few.mkdir()
-    for name in ("val", "valannot"):
-        (few / name).symlink_to(camvid_root / name)
-    (few / "val.txt").write_text("\n".join((camvid_root / "val.txt").read_text().splitlines()[:3]))
-    report = tmp_path / "scores.json"
-    words = [
-        str(checkpoint),
-        "--data",
-        "camvid",
-        "--root",
-        str(few),
-        "--taxonomy",
-        "camvid",
-        "--device",
-        "cpu",
-    ]
-    assert verb.run(arguments(*words, "--json", str(report))) == 0
-    written = json.loads(report.read_text())
-    assert written["images"] == 3 and set(written["segmentation"]["per_class"]) <= set(
-        load_label_set("camvid").names
+def test_eval_verb_scores_the_sources_of_a_training_configuration(
+    checkpoint: Path, tmp_path: Path, camvid_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CAMVID_ROOT", str(camvid_root))
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        f"extends: [{share_directory() / 'config/training/synthetic_mtl.yaml'}]\n"
+        "evaluate:\n"
+        "  - {kind: synthetic, split: test, frames: 2}\n"
+        "  - {kind: camvid, root: $CAMVID_ROOT, split: val, limit: 2}\n"
+        "  - {kind: camvid, root: nowhere, split: held_out, optional: true}\n"
     )
-    assert written["detection"]["per_class"]["car"]["boxes"] > 0
+    words = [str(checkpoint), "--data", str(config), "--device", "cpu", "--out", str(tmp_path)]
+    assert verb.run(arguments(*words)) == 0
+    sources = json.loads((tmp_path / "scores.json").read_text())["sources"]
+    assert {name: scores["images"] for name, scores in sources.items()} == {
+        "synthetic/test": 2,
+        "camvid/val": 2,
+    }
+    # CamVid in its own taxonomy.
+    assert set(sources["camvid/val"]["segmentation"]["per_class"]) <= set(load_label_set("camvid").names)
+    assert sources["camvid/val"]["detection"]["per_class"]["car"]["boxes"] > 0
 
 
-def test_eval_verb_says_what_is_wrong(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match="--split val: synthetic has test, train"):
-        verb.run(arguments(str(checkpoint), "--data", "synthetic", "--split", "val"))
+def test_eval_verb_says_what_is_wrong(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = str(checkpoint)
+    with pytest.raises(ValueError, match="'val'"):
+        verb.run(arguments(name, "--data", "synthetic", "--split", "val"))
+    with pytest.raises(ValueError, match=r"unknown kind of data source 'cocoa'.*did you mean 'coco'"):
+        verb.run(arguments(name, "--data", "cocoa", "--root", "."))
     monkeypatch.delenv("CAMVID_ROOT", raising=False)
     with pytest.raises(ValueError, match="--data camvid needs --root"):
-        verb.run(arguments(str(checkpoint), "--data", "camvid", "--device", "cpu"))
+        verb.run(arguments(name, "--data", "camvid", "--device", "cpu"))
+    with pytest.raises(ValueError, match=r"--corruptions snow: known are fog, rain.* and all"):
+        verb.run(arguments(name, "--data", "synthetic", "--corruptions", "snow"))
+    with pytest.raises(ValueError, match="--strengths 6"):
+        verb.run(arguments(name, "--data", "synthetic", "--corruptions", "fog", "--strengths", "6"))
+    with pytest.raises(FileNotFoundError, match="no training configuration"):
+        verb.run(arguments(name, "--data", str(tmp_path / "none.yaml")))
+    with pytest.raises(ValueError, match="--split is for a data source"):
+        verb.run(arguments(name, "--data", str(tmp_path / "none.yaml"), "--split", "val"))
+
+
+def test_two_processes_score_as_one(checkpoint: Path, tmp_path: Path) -> None:
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    words = [str(checkpoint), "--data", "synthetic", "--frames", "5", "--batch-size", "1", "--device", "cpu"]
+    assert verb.run(arguments(*words, "--out", str(alone))) == 0
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    subprocess.run(
+        [sys.executable, *launch, "-m", "pvt_mtl_perception.cli", "eval", *words, "--out", str(together)],
+        check=True,
+        # The same number of threads, because sums differ in the last bits with it.
+        env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
+        timeout=300,
+    )
+    assert (alone / "scores.json").read_text() == (together / "scores.json").read_text()
+    one, other = (load_records(out / "synthetic_test.npz") for out in (alone, together))
+    assert one.names == other.names
+    np.testing.assert_array_equal(one.detection.matched, other.detection.matched)
+    np.testing.assert_array_equal(one.segmentation.counts, other.segmentation.counts)

@@ -1,0 +1,92 @@
+"""One model on one data source as a configuration names it, as it is and under corruptions."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from pvt_mtl_perception.data.mixture import SampleSource
+from pvt_mtl_perception.data.sources import SourceConfig, open_source
+from pvt_mtl_perception.evaluation.corruptions import CorruptedSource
+from pvt_mtl_perception.evaluation.evaluator import Metrics, measure
+from pvt_mtl_perception.inference.predictor import Predictor
+from pvt_mtl_perception.labels import LabelSet, TaskLabels, load_label_set
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What was measured on one data source.
+
+    Attributes:
+        name: ``kind/split``.
+        data: the data set, in the model's ids.
+        metrics: on the images as they are.
+        corrupted: by corruption and strength.
+    """
+
+    name: str
+    data: SampleSource
+    metrics: Metrics
+    corrupted: Mapping[tuple[str, int], Metrics]
+
+    @cached_property
+    def scores(self) -> dict[str, Any]:
+        """On the images as they are."""
+        return self.metrics.scores()
+
+
+def own_taxonomy(source: SourceConfig, labels: TaskLabels) -> LabelSet | None:
+    """The label set that masks of a source are scored in: CamVid in its own 11 classes, others as the model.
+
+    Args:
+        source: the data source.
+        labels: of the data set, in the model's ids.
+    """
+    return load_label_set("camvid") if source.kind == "camvid" and labels.segmentation is not None else None
+
+
+def evaluate_source(
+    predictor: Predictor,
+    source: SourceConfig,
+    taxonomy: LabelSet | None = None,
+    batch_size: int = 8,
+    corruptions: Collection[str] = (),
+    strengths: Sequence[int] = (),
+    rank: int = 0,
+    world_size: int = 1,
+) -> Evaluated | None:
+    """Measures a model on a data source; None where that is optional and absent.
+
+    Args:
+        predictor: the model.
+        source: the data source.
+        taxonomy: label set to score masks in; ``own_taxonomy`` where None.
+        batch_size: frames predicted at once by a process.
+        corruptions: names in ``CORRUPTIONS``, each applied at each of the strengths.
+        strengths: 1 to 5.
+        rank, world_size: as in ``measure``.
+
+    Raises:
+        FileNotFoundError, ValueError: from the data source and ``measure``.
+        KeyError: when ``taxonomy`` has no mapping from the model's segmentation labels.
+    """
+    data = open_source(source, predictor.labels)
+    if data is None:
+        return None
+    scored_in = taxonomy or own_taxonomy(source, data.labels)
+
+    def measured(images: SampleSource) -> Metrics:
+        return measure(predictor, images, scored_in, batch_size, rank == 0, rank, world_size)
+
+    return Evaluated(
+        f"{source.kind}/{source.split}",
+        data,
+        measured(data),
+        {
+            (name, strength): measured(CorruptedSource(data, name, strength))
+            for name in corruptions
+            for strength in strengths
+        },
+    )
