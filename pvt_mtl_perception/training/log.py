@@ -95,7 +95,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 def _smoothed(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    width = max(1, round(_SMOOTHING * len(values)))
+    width = min(len(values), max(5, round(_SMOOTHING * len(values))))
     kernel = np.ones(width)
     inside = np.convolve(np.ones(len(values)), kernel, "same")
     smooth: npt.NDArray[np.float64] = np.convolve(values, kernel, "same") / inside
@@ -146,7 +146,9 @@ def plot_curves(log: Path, picture: Path) -> None:
     axes[3].set(title="gradient norm before clipping", xlabel="step")
     axes[4].plot(steps, [row["step_s"] for row in trained], label="whole step", lw=1)
     axes[4].plot(steps, [row["load_s"] for row in trained], label="waiting for the batch", lw=1)
-    axes[4].set(title="time of a step (s)", xlabel="step", ylim=(0, None))
+    # The first step of a run, which starts the workers, would flatten all others.
+    usual = np.percentile([row["step_s"] for row in trained], 95)
+    axes[4].set(title="time of a step (s)", xlabel="step", ylim=(0, 1.5 * usual))
     axes[4].legend()
     validated = [row for row in rows if "validation" in row]
     for name in sorted({name for row in validated for name in row["validation"]}):
@@ -154,7 +156,7 @@ def plot_curves(log: Path, picture: Path) -> None:
         axes[5].plot(*np.array(points, np.float64).T, marker="o", label=name)
     axes[5].set(title="validation", xlabel="step")
     if validated:
-        axes[5].legend()
+        axes[5].legend(fontsize="small", framealpha=0.5)
     else:
         axes[5].text(0.5, 0.5, "none in this run", ha="center", va="center", transform=axes[5].transAxes)
     for axis in axes:
