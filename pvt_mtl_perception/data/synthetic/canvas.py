@@ -23,11 +23,16 @@ LAST_INSTANCE = 254
 
 Fixed = npt.NDArray[np.int32]
 Color = Sequence[float]
+Corner = tuple[float, float]
 
 
-def above(cover: Bytes, limit: int) -> Bytes:
-    """255 where a cover (h, w) exceeds a limit, else 0."""
-    return cv2.threshold(cover, limit, 255, cv2.THRESH_BINARY)[1]
+def _fixed(points: Sequence[Corner]) -> Fixed:
+    return np.array([(int(x * _ONE), int(y * _ONE)) for x, y in points], np.int32)
+
+
+def above(cover: Bytes, limit: int) -> npt.NDArray[np.uint8]:
+    """1 where a cover (h, w) exceeds a limit, else 0."""
+    return np.asarray(cv2.threshold(cover, limit, 1, cv2.THRESH_BINARY)[1], np.uint8)
 
 
 class Instance(NamedTuple):
@@ -112,30 +117,18 @@ class Canvas:
 
     def clip_box(self, x0: float, y0: float, x1: float, y1: float) -> tuple[int, int, int, int]:
         """A box grown to whole pixels and cut to the frame."""
-        return (
-            max(0, int(min(max(x0, -1e6), 1e6))),
-            max(0, int(min(max(y0, -1e6), 1e6))),
-            min(self.width, int(min(max(x1, -1e6), 1e6)) + 1),
-            min(self.height, int(min(max(y1, -1e6), 1e6)) + 1),
-        )
+        return max(0, int(x0)), max(0, int(y0)), min(self.width, int(x1) + 1), min(self.height, int(y1) + 1)
 
-    def register(
-        self, label: int, x0: float, y0: float, x1: float, y1: float, drawn: int | None = None
-    ) -> None:
+    def register(self, label: int, x0: float, y0: float, x1: float, y1: float) -> None:
         """Records the object just painted with ``next_id``, whose outline spans the given box.
 
         The part outside the frame counts by its share of the box.
-
-        Args:
-            drawn: pixels painted, where they are known already.
         """
         # Painted pixels reach over the outline by half a stroke and rounding.
         extent = self.clip_box(x0 - 4, y0 - 4, x1 + 4, y1 + 4)
         left, top, right, bottom = extent
-        if right <= left or bottom <= top:
-            drawn = 0
-        elif drawn is None:
-            number = self.next_id
+        drawn, number = 0, self.next_id
+        if right > left and bottom > top:
             drawn = cv2.countNonZero(cv2.inRange(self.ids[top:bottom, left:right], number, number))
         inside_w = min(x1, self.width) - max(x0, 0)
         inside_h = min(y1, self.height) - max(y0, 0)
@@ -154,11 +147,10 @@ class Canvas:
         return np.asarray(cv2.LUT(self.ids, table), np.uint8)
 
     def flat(
-        self, points: Sequence[tuple[float, float]], color: Color, id: int | None = None, convex: bool = True
+        self, points: Sequence[Corner], color: Color, id: int | None = None, convex: bool = True
     ) -> None:
-        """Paints a polygon given in pixels, a list of (x, y)."""
-        fixed = np.array([(int(x * _ONE), int(y * _ONE)) for x, y in points], np.int32)
-        self.fixed_polygon(fixed, color, id, convex)
+        """Paints a polygon given in pixels."""
+        self.fixed_polygon(_fixed(points), color, id, convex)
 
     def paste(
         self,
@@ -170,19 +162,19 @@ class Canvas:
         y1: float,
         id: int,
     ) -> None:
-        """Paints a sprite into a pixel box; ``ramp`` (3, 2) turns its brightness into colour."""
-        place = self._place(x0, y0, x1, y1)
+        """Paints a sprite into a pixel box; ``ramp`` (3, 4) turns brightness, its first channel, into RGB."""
+        place = self.place(x0, y0, x1, y1)
         if place is None:
             return
         level = 0
         levels = sprite.levels
         while level + 1 < len(levels) and levels[level + 1].shape[1] >= x1 - x0:
             level += 1
-        brightness, cover, outline = cv2.split(place.cut(levels[level]))
-        target = place.target
-        solid = above(cover, 110)
-        cv2.copyTo(cv2.transform(brightness, ramp), solid, self.image[target])
-        np.copyto(self.ids[target], np.uint8(id), where=outline > 110)
+        picture = place.cut(levels[level])
+        image, ids = self._views(place)
+        cv2.copyTo(cv2.transform(picture, ramp), above(cv2.extractChannel(picture, 1), 110), image)
+        outline = above(cv2.extractChannel(picture, 2), 110)
+        ids[outline.view(np.bool_)] = id
 
     def stamp(
         self,
@@ -204,7 +196,7 @@ class Canvas:
         columns, rows = stamp.size
         x0, y0 = foot[0] - stamp.origin[0] * across, foot[1] - stamp.origin[1] * up
         x1, y1 = x0 + columns * across, y0 + rows * up
-        place = self._place(x0, y0, x1, y1)
+        place = self.place(x0, y0, x1, y1)
         if place is None:
             return
         level = 0
@@ -213,72 +205,81 @@ class Canvas:
             level += 1
         maps, cover = levels[level]
         picture = place.cut(color_stamp(maps, mixes, shine))
-        solid = above(place.cut(cover), 127)
-        target = place.target
-        cv2.copyTo(picture, solid, self.image[target])
-        np.copyto(self.ids[target], np.uint8(self.next_id), where=solid > 0)
-        self.register(label, x0, y0, x1, y1, cv2.countNonZero(solid))
+        self.paste_instance(place, picture, above(place.cut(cover), 127), label, (x1 - x0) * (y1 - y0))
 
-    def _place(self, x0: float, y0: float, x1: float, y1: float) -> _Place | None:
+    def paste_instance(
+        self, place: Place, picture: Bytes, solid: npt.NDArray[np.uint8], label: int, whole: float
+    ) -> None:
+        """Paints a picture where its cover is solid (1, else 0) as a new instance.
+
+        Args:
+            whole: pixels of the billboard's box, in the frame and outside of it.
+        """
+        image, ids = self._views(place)
+        cv2.copyTo(picture, solid, image)
+        ids[solid.view(np.bool_)] = self.next_id
+        left, top, right, bottom = place.box
+        share = min(max((right - left) * (bottom - top) / whole, 1e-3), 1.0) if place.part else 1.0
+        self.instances.append(Instance(label, cv2.countNonZero(solid) / share, place.box))
+
+    def _views(self, place: Place) -> tuple[Bytes, Bytes]:
+        left, top, right, bottom = place.box
+        return self.image[top:bottom, left:right], self.ids[top:bottom, left:right]
+
+    def place(self, x0: float, y0: float, x1: float, y1: float) -> Place | None:
         """Where a billboard spanning the box meets the frame; None where it does not or is a speck."""
-        left, top, right, bottom = round(x0), round(y0), round(x1), round(y1)
         if x1 - x0 < 1.5 or y1 - y0 < 1.5:
             return None
+        left, top, right, bottom = round(x0), round(y0), round(x1), round(y1)
         if left >= 0 and top >= 0 and right <= self.width and bottom <= self.height:
-            return _Place((slice(top, bottom), slice(left, right)), (right - left, bottom - top), None)
+            return Place((left, top, right, bottom), None)
         left, top, right, bottom = max(0, left), max(0, top), min(self.width, right), min(self.height, bottom)
         if right <= left or bottom <= top:
             return None
         across, down = 1 / (x1 - x0), 1 / (y1 - y0)
         part = ((left - x0) * across, (top - y0) * down, (right - x0) * across, (bottom - y0) * down)
-        return _Place((slice(top, bottom), slice(left, right)), (right - left, bottom - top), part)
+        return Place((left, top, right, bottom), part)
 
-    def textured_quad(self, pixels: Floats, tile: Bytes, source: Floats, id: int) -> None:
+    def textured_quad(self, corners: Sequence[Corner], tile: Bytes, id: int) -> None:
         """Paints a tile on a quadrilateral.
 
         Args:
-            pixels: corners (4, 2) in the image.
-            tile: RGB (h, w, 3), repeated without end; the nearest pixel is taken, so it should be about as
-                fine as the image.
-            source: the corners' places in the tile, (4, 2), pixels.
+            corners: pixels of the tile's bottom left, bottom right, top right and top left corner.
+            tile: RGB (h, w, 3); the nearest pixel is taken, so it should be about as fine as the image.
         """
-        x, y = pixels[:, 0].tolist(), pixels[:, 1].tolist()
+        x, y = [p[0] for p in corners], [p[1] for p in corners]
         left, top, right, bottom = self.clip_box(min(x), min(y), max(x), max(y))
         if right - left < 1 or bottom - top < 1:
             return
+        rows, columns = tile.shape[0] - 0.5, tile.shape[1] - 0.5
         homography = cv2.getPerspectiveTransform(
-            (pixels - (left, top)).astype(np.float32), source.astype(np.float32)
+            np.array([(a - left, b - top) for a, b in corners], np.float32),
+            np.array(((-0.5, rows), (columns, rows), (columns, -0.5), (-0.5, -0.5)), np.float32),
         )
-        warped = cv2.warpPerspective(
+        # A transparent border leaves what lies beside the tile as it is: no mask is needed.
+        cv2.warpPerspective(
             tile,
             homography,
             (right - left, bottom - top),
+            dst=self.image[top:bottom, left:right],
             flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP,
-            borderMode=cv2.BORDER_WRAP,
+            borderMode=cv2.BORDER_TRANSPARENT,
         )
-        fixed = (pixels * _ONE).astype(np.int32)
-        mask = np.zeros((bottom - top, right - left), np.uint8)
-        cv2.fillConvexPoly(
-            mask, fixed - np.array((left * _ONE, top * _ONE), np.int32), 255, cv2.LINE_8, SHIFT
-        )
-        cv2.copyTo(warped, mask, self.image[top:bottom, left:right])
-        cv2.fillConvexPoly(self.ids, fixed, id, cv2.LINE_8, SHIFT)
+        cv2.fillConvexPoly(self.ids, _fixed(corners), id, cv2.LINE_8, SHIFT)
 
 
-class _Place(NamedTuple):
+class Place(NamedTuple):
     """Part of a billboard that lies in the frame.
 
     Attributes:
-        target: rows and columns of the frame.
-        size: width and height of the part in pixels.
+        box: left, top, right and bottom in the frame.
         part: left, top, right and bottom as shares of the billboard; None for the whole.
     """
 
-    target: tuple[slice, slice]
-    size: tuple[int, int]
+    box: tuple[int, int, int, int]
     part: tuple[float, float, float, float] | None
 
-    def cut(self, picture: Bytes) -> Bytes:
+    def cut(self, picture: Bytes, interpolation: int = cv2.INTER_LINEAR) -> Bytes:
         """The part of a picture of the whole billboard, at the frame's scale."""
         if self.part is not None:
             left, top, right, bottom = self.part
@@ -286,4 +287,5 @@ class _Place(NamedTuple):
             u0, v0 = min(width - 1, max(0, int(left * width))), min(height - 1, max(0, int(top * height)))
             u1, v1 = max(u0 + 1, round(right * width)), max(v0 + 1, round(bottom * height))
             picture = picture[v0:v1, u0:u1]
-        return cv2.resize(picture, self.size)
+        x0, y0, x1, y1 = self.box
+        return cv2.resize(picture, (x1 - x0, y1 - y0), interpolation=interpolation)

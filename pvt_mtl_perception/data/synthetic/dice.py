@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from itertools import cycle
+from collections.abc import Callable, Sequence
+from itertools import chain, cycle, repeat
 from typing import TypeVar
 
 import numpy as np
@@ -12,11 +12,10 @@ T = TypeVar("T")
 Color = tuple[float, float, float]
 
 
-def _uniforms(key: tuple[int, ...]) -> Iterator[float]:
-    rng = np.random.default_rng(key)
-    while True:
-        # One call of the generator costs as much as a hundred throws from a list.
-        yield from rng.random(128).tolist()
+def _uniforms(key: tuple[int, ...]) -> Callable[[], float]:
+    random = np.random.default_rng(key).random
+    # One call of the generator costs as much as a hundred throws from a list.
+    return chain.from_iterable(random(count).tolist() for count in repeat(128)).__next__
 
 
 class Dice:
@@ -35,7 +34,7 @@ class Dice:
     throw: Callable[[], float]
 
     def __init__(self, *key: int, values: Sequence[float] = ()) -> None:
-        self.throw = cycle(values).__next__ if values else _uniforms(key).__next__
+        self.throw = cycle(values).__next__ if values else _uniforms(key)
 
     def uniform(self, low: float, high: float) -> float:
         """A float in [low, high)."""
@@ -66,9 +65,7 @@ class Dice:
         """``base`` (RGB) moved in brightness by +-spread and in each channel by +-spread / 3."""
         throw, third = self.throw, spread * 2 / 3
         shift = spread * (2 * throw() - 1) - third / 2
-        red, green, blue = base
-        return (
-            min(255.0, max(0.0, red + shift + third * throw())),
-            min(255.0, max(0.0, green + shift + third * throw())),
-            min(255.0, max(0.0, blue + shift + third * throw())),
-        )
+        red, green, blue = [channel + shift + third * throw() for channel in base]
+        if 0.0 <= red <= 255.0 and 0.0 <= green <= 255.0 and 0.0 <= blue <= 255.0:
+            return red, green, blue
+        return min(255.0, max(0.0, red)), min(255.0, max(0.0, green)), min(255.0, max(0.0, blue))

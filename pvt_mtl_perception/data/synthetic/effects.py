@@ -126,12 +126,9 @@ def add_weather(canvas: Canvas, dice: Dice, split: str) -> None:
 
 
 def expose(image: Bytes, dice: Dice, noise: int) -> Bytes:
-    """Contrast, haze, blur, vignette, sensor noise and now and then compression, in place where possible."""
+    """Blur, vignette, contrast, haze, sensor noise and now and then compression."""
     height, width = image.shape[:2]
     contrast, lift = dice.uniform(0.85, 1.2), dice.uniform(-12, 12)
-    image = cv2.transform(
-        image, np.array(((contrast, 0, 0, lift), (0, contrast, 0, lift), (0, 0, contrast, lift)))
-    )
     kind = dice.throw()
     if kind < 0.2:
         image = cv2.GaussianBlur(image, (3, 3), 0)
@@ -142,10 +139,8 @@ def expose(image: Bytes, dice: Dice, noise: int) -> Bytes:
         x = np.linspace(-1, 1, width, dtype=np.float32)[None, :] ** 2
         fall = (255 * (1 - dice.uniform(0.1, 0.22) * (x + y))).astype(np.uint8)
         image = cv2.multiply(image, cv2.merge([fall, fall, fall]), scale=1 / 255)
-    plus, minus = sensor_noise(noise)
-    x0, y0 = dice.integer(0, 1000), dice.integer(0, 1000)
-    image = cv2.add(image, _window(plus, width, height, x0, y0))
-    image = cv2.subtract(image, _window(minus, width, height, x0, y0))
+    grain = _window(sensor_noise(noise), width, height, dice.integer(0, 1000), dice.integer(0, 1000))
+    image = cv2.addWeighted(image, contrast, grain, 1.0, lift - 128.0)
     if dice.chance(0.06):
         _, buffer = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, dice.integer(35, 85)])
         image = np.asarray(cv2.imdecode(buffer, cv2.IMREAD_COLOR))

@@ -32,8 +32,10 @@ from pvt_mtl_perception.data.synthetic.furniture import (
 )
 from pvt_mtl_perception.data.synthetic.ground import paint_ground
 from pvt_mtl_perception.data.synthetic.ground_light import light_ground
+from pvt_mtl_perception.data.synthetic.layout import Road
 from pvt_mtl_perception.data.synthetic.lighting import Conditions, Light, Triple, make_light
 from pvt_mtl_perception.data.synthetic.meshes import paint_vehicle
+from pvt_mtl_perception.data.synthetic.occlusion import Skyline, screens
 from pvt_mtl_perception.data.synthetic.scenery import (
     paint_background,
     paint_barrier,
@@ -202,25 +204,55 @@ def _tunnel_shell(canvas: Canvas, world: World, s: float) -> None:
 
 
 def _in_view(
-    canvas: Canvas, world: World, s: float, things: Sequence[Thing]
+    canvas: Canvas, road: Road, s: float, things: Sequence[Thing], skyline: Skyline
 ) -> dict[int, list[tuple[float, float, Thing]]]:
     """Things that may show, with their s and d, by chunk and the farthest first."""
     ordered: dict[int, list[tuple[float, float, Thing]]] = defaultdict(list)
     if not things:
         return ordered
     footings = [x.footing for x in things]
-    place_s, place_d, reach, far = np.array(footings).T
-    spots = canvas.camera.project(world.road.place(place_s, place_d))
-    depth = spots[:, 2]
+    place_s, place_d, along, across, rise, far = np.array(footings).T
+    ends = road.place(
+        np.concatenate([place_s - along, place_s + along]), np.tile(place_d, 2), np.tile(rise, 2)
+    )
+    x, y, depth = canvas.camera.project(ends).T.reshape(3, 2, -1)
     inner = np.maximum(depth, 1.0)
-    u, margin = spots[:, 0] / inner, reach * (canvas.camera.focal / inner)
-    ahead = (place_s > s + 2.0) | ((reach > 6.0) & (place_s > s - 20.0))
-    seen = ahead & (depth < far) & (u + margin > 0) & (u - margin < canvas.width)
+    u, margin = x / inner, across * (canvas.camera.focal / inner)
+    left, right, top = (u - margin).min(0), (u + margin).max(0), (y / inner).min(0) - 1.0
+    long = np.maximum(along, across) > 6.0
+    ahead = (place_s > s + 2.0) | (long & (place_s > s - 20.0))
+    seen = ahead & (depth[0] < far) & (right > 0) & (left < canvas.width)
     # Beside the camera a long thing may reach into view farther on.
-    seen |= ahead & (depth < 1.0) & (depth > -20.0) & (reach > 6.0)
+    seen |= ahead & (depth[0] < 1.0) & (depth[1] > -20.0) & long
     chosen = np.flatnonzero(seen)
+    hidden = skyline.hides(place_s[chosen], left[chosen], right[chosen], top[chosen])
+    chosen = chosen[~hidden | (depth[0, chosen] < 2.0)]
     for i in chosen[np.argsort(-place_s[chosen], kind="stable")].tolist():
         ordered[math.floor(footings[i][0] / CHUNK)].append((footings[i][0], footings[i][1], things[i]))
+    return ordered
+
+
+def _buildings_in_view(
+    canvas: Canvas, road: Road, chunks: Sequence[Chunk], skyline: Skyline
+) -> dict[int, list[Building]]:
+    """Buildings that may show, by chunk and the farthest first."""
+    ordered: dict[int, list[Building]] = defaultdict(list)
+    eye = float(canvas.camera.position[1])
+    ahead = [b for chunk in chunks for b in chunk.buildings if b.s1 > eye + 2.1]
+    if not ahead:
+        return ordered
+    ahead.sort(key=lambda b: -b.s0)
+    values = np.array([(b.s0, b.s1, b.d, b.d + b.side * b.depth, b.height + b.roof + 0.5) for b in ahead]).T
+    s0, s1, front, back, height = values
+    s0 = np.maximum(s0, eye + 2.0)
+    places = np.concatenate([s0, s1, s0, s1]), np.concatenate([front, front, back, back])
+    spots = canvas.camera.project(road.place(*places, np.tile(height, 4))).T.reshape(3, 4, -1)
+    depth = spots[2].min(0)
+    x, y = spots[:2] / np.maximum(spots[2], 0.5)
+    hidden = skyline.hides(s0, x.min(0), x.max(0), y.min(0) - 2.0) & (depth > 1.0)
+    for building, gone in zip(ahead, hidden.tolist(), strict=True):
+        if not gone:
+            ordered[math.floor(building.s0 / CHUNK)].append(building)
     return ordered
 
 
@@ -240,10 +272,12 @@ def paint(
     chunks = [world.chunk(i, i < first + _NEAR_VIEW) for i in range(first, first + _VIEW)]
     dynamic = list(world.moving(t, s + 2.0, s + (180.0 if world.scene == "highway" else 100.0)))
     things = [x for chunk in chunks for x in chunk.things]
-    by_chunk = _in_view(canvas, world, s, [*things, *dynamic])
+    skyline = Skyline(canvas, world.road, screens(chunks, dynamic, float(camera.position[1])))
+    by_chunk = _in_view(canvas, world.road, s, [*things, *dynamic], skyline)
+    buildings = _buildings_in_view(canvas, world.road, chunks, skyline)
     near: list[Thing] = [x for chunk in chunks[:4] for x in chunk.things]
     near += [x for x in dynamic if x.s < s + 80]
-    shown = [x for chunk in chunks[:4] for _, _, x in by_chunk[chunk.number]]
+    shown = [x for chunk in chunks[:3] for _, _, x in by_chunk[chunk.number]]
     tunnel = world.scene == "tunnel"
     if tunnel:
         dark = light.through_air(np.zeros(3), 200.0).tolist()
@@ -258,7 +292,7 @@ def paint(
         reflect_wet_ground(canvas)
     if tunnel:
         _tunnel_shell(canvas, world, s)
-    _paint_uprights(canvas, world, t, chunks, by_chunk)
+    _paint_uprights(canvas, world, t, chunks, buildings, by_chunk)
     add_glow(canvas)
     if not tunnel:
         add_weather(canvas, Dice(*noise_key), world.split)
@@ -272,6 +306,7 @@ def _paint_uprights(
     world: World,
     t: float,
     chunks: Sequence[Chunk],
+    buildings: Mapping[int, Sequence[Building]],
     by_chunk: Mapping[int, Sequence[tuple[float, float, Thing]]],
 ) -> None:
     """Buildings, barriers and things, chunk by chunk from far to near."""
@@ -279,7 +314,7 @@ def _paint_uprights(
     direction: Triple = tuple(light.sun_direction.tolist())
     for position in reversed(range(len(chunks))):
         chunk = chunks[position]
-        for building in sorted(chunk.buildings, key=lambda b: -b.s0):
+        for building in buildings[chunk.number]:
             sunlit = 1.0 if building.side * direction[0] < 0 else 0.0
             paint_building(canvas, building, world.road, world.split, sunlit)
         medians = [b for b in chunk.barriers if b.d == 0.0]
@@ -289,7 +324,9 @@ def _paint_uprights(
         ordered = by_chunk[chunk.number]
         shading: list[Building] = []
         if light.casts_shadows:
-            shading = [b for c in chunks[max(0, position - 1) : position + 2] for b in c.buildings]
+            # Those on the sun's side.
+            nearby = chunks[max(0, position - 1) : position + 2]
+            shading = [b for c in nearby for b in c.buildings if b.side * direction[0] > 0]
         # The central reservation stands between the carriageways.
         for beyond in (True, False) if medians else (False,):
             for place, lateral, thing in ordered:

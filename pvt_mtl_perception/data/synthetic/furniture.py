@@ -174,21 +174,12 @@ def _paste_face(
 ) -> bool:
     """Paints a small picture as a new instance; returns whether any of it lies in the frame."""
     x0, y0, x1, y1 = center[0] - half[0], center[1] - half[1], center[0] + half[0], center[1] + half[1]
-    left, top, right, bottom = round(x0), round(y0), round(x1), round(y1)
-    if canvas.full or right - left < 2 or bottom - top < 2 or right - left > 2 * canvas.width:
+    place = canvas.place(x0, y0, x1, y1)
+    if place is None or canvas.full or x1 - x0 > 2 * canvas.width:
         return False
-    cut = (max(left, 0), max(top, 0), min(right, canvas.width), min(bottom, canvas.height))
-    if cut[2] <= cut[0] or cut[3] <= cut[1]:
-        return False
-    size = (right - left, bottom - top)
-    how = cv2.INTER_AREA if size[0] < face.shape[1] else cv2.INTER_LINEAR
-    rows, columns = slice(cut[1] - top, cut[3] - top), slice(cut[0] - left, cut[2] - left)
-    picture = cv2.transform(cv2.resize(face, size, interpolation=how)[rows, columns], matrix)
-    solid = above(cv2.resize(cover, size, interpolation=how)[rows, columns], 110)
-    target = (slice(cut[1], cut[3]), slice(cut[0], cut[2]))
-    cv2.copyTo(picture, solid, canvas.image[target])
-    np.copyto(canvas.ids[target], np.uint8(canvas.next_id), where=solid > 0)
-    canvas.register(label, x0, y0, x1, y1, cv2.countNonZero(solid))
+    how = cv2.INTER_AREA if x1 - x0 < face.shape[1] else cv2.INTER_LINEAR
+    picture = cv2.transform(place.cut(face, how), matrix)
+    canvas.paste_instance(place, picture, above(place.cut(cover, how), 110), label, (x1 - x0) * (y1 - y0))
     return True
 
 

@@ -77,6 +77,15 @@ class _Ground:
             fixed = self.canvas.to_fixed(homogeneous.reshape(-1, 4, 3)[keep].reshape(-1, 3)).reshape(-1, 4, 2)
             cv2.fillPoly(self.canvas.image, list(fixed), color, cv2.LINE_AA, SHIFT)
 
+    def patch(self, s0: float, s1: float, d0: float, d1: float, color: Color) -> None:
+        """One rectangle on the road."""
+        s0 = max(s0, self.s + 1.2)
+        if s1 > s0 + 0.4:
+            at, spot = self.world.road.at, self.canvas.camera.spot
+            spots = [spot(*at(s, d)) for s, d in ((s0, d0), (s1, d0), (s1, d1), (s0, d1))]
+            if min(p[2] for p in spots) > NEAR:
+                self.canvas.flat([p[:2] for p in spots], color)
+
     def shape(self, s: Floats, d: Floats, color: Color, id: int | None = None) -> None:
         """Any polygon on the road."""
         self.canvas.polygon(self.canvas.camera.project(self.world.road.place(s, d)), color, id)
@@ -221,7 +230,7 @@ def _repairs(ground: _Ground, chunks: Sequence[Chunk]) -> None:
             s1, d1 = s0 + dice.uniform(0.8, 7.0), min(d0 + dice.uniform(0.5, 1.8), layout.right)
             factor = dice.uniform(0.78, 1.14)
             tone = (min(255.0, base[0] * factor), min(255.0, base[1] * factor), min(255.0, base[2] * factor))
-            ground.boxes([(s0, s1, d0, d1)], tone)
+            ground.patch(s0, s1, d0, d1, tone)
         s0, d0 = start + dice.uniform(0, 22), dice.uniform(-layout.left + 1, layout.right - 1)
         if dice.chance(0.6) and s0 > s + 2:
             tone = (0.62 * base[0], 0.62 * base[1], 0.62 * base[2])

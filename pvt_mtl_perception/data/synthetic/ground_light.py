@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cache
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,7 +15,7 @@ from pvt_mtl_perception.data.synthetic.camera import NEAR, Floats, clip_near
 from pvt_mtl_perception.data.synthetic.canvas import SHIFT, Canvas
 from pvt_mtl_perception.data.synthetic.ground import NIGHT_BOOST
 from pvt_mtl_perception.data.synthetic.scenery import horizon_row
-from pvt_mtl_perception.data.synthetic.taxonomy import SIDEWALK, TERRAIN
+from pvt_mtl_perception.data.synthetic.taxonomy import ROAD, SIDEWALK, TERRAIN
 from pvt_mtl_perception.data.synthetic.textures import GROUND_METRES, GROUND_TILE, GROUNDS, Bytes, ground_tile
 from pvt_mtl_perception.data.synthetic.things import Chunk, Cycle, Lamp, Thing, Tree, Vehicle, Walker
 from pvt_mtl_perception.data.synthetic.world import World
@@ -92,35 +94,60 @@ def _plane_homography(
     return np.asarray(np.linalg.inv(to_image))
 
 
-def _warp(tile: Bytes, homography: npt.NDArray[np.float64], width: int, height: int) -> Bytes:
-    flags = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
-    return np.asarray(
-        cv2.warpPerspective(tile, homography, (width, height), flags=flags, borderMode=cv2.BORDER_WRAP)
-    )
+@cache
+def _atlas(kinds: tuple[str, ...], split: str, style: int) -> Bytes:
+    """Ground tiles one after the other, flat."""
+    return np.concatenate([ground_tile(kind, split, style).ravel() for kind in kinds])
+
+
+def _sample(atlas: Bytes, starts: npt.NDArray[Any], homography: npt.NDArray[np.float64]) -> Bytes:
+    """Looks tiles up for each pixel, repeated without end.
+
+    ``cv2.warpPerspective`` takes as long for a single tile, and there are up to three.
+
+    Args:
+        starts: int32 (h, w), where each pixel's tile begins in the atlas.
+        homography: from pixels to a tile's pixels.
+    """
+    rows, columns = starts.shape
+    (a, b, c), (d, e, f), (g, h, i) = homography.astype(np.float32)
+    x, y = np.arange(columns, dtype=np.float32), np.arange(rows, dtype=np.float32)[:, None]
+    # The last row gives the inverse depth; beyond ten kilometres all is one.
+    depth = np.reciprocal(np.maximum(g * x + (h * y + i), np.float32(1e-4)))
+    column, line = a * x + (b * y + c), d * x + (e * y + f)
+    column *= depth
+    line *= depth
+    index = line.astype(np.int32)
+    index &= GROUND_TILE - 1
+    index *= GROUND_TILE
+    across = column.astype(np.int32)
+    across &= GROUND_TILE - 1
+    index += across
+    index += starts
+    return np.asarray(atlas.take(index))
 
 
 def _texture(canvas: Canvas, world: World, s: float, row: int, plane: float, horizon: float) -> Bytes:
     """Brightness of the ground's material, fine near the camera and coarse far away."""
-    width, height = canvas.width, canvas.height - row
-    split, style = world.split, world.style % GROUNDS[world.split]
+    height = canvas.height - row
+    style = world.style % GROUNDS[world.split]
     far_rows = int(min(height - 1, max(2, plane * canvas.camera.focal / _NEAR_METRES - (row - horizon))))
-    near, far = GROUND_METRES["near"], GROUND_METRES["far"]
-    near_map = _plane_homography(canvas, world, s, near, row + far_rows)
-    far_map = _plane_homography(canvas, world, s, far, row)
-    shade = np.empty((height, width), np.uint8)
-    shade[:far_rows] = _warp(ground_tile("asphalt far", split, style), far_map, width, far_rows)
-    shade[far_rows:] = _warp(ground_tile("asphalt", split, style), near_map, width, height - far_rows)
     ids = canvas.ids[row:]
-    soft = None
-    for id, kind in ((SIDEWALK, "paving"), (TERRAIN, "grass")):
-        mask = cv2.inRange(ids, id, id)
-        if cv2.countNonZero(mask[far_rows:]) > 30:
-            part = _warp(ground_tile(kind, split, style), near_map, width, height - far_rows)
-            cv2.copyTo(part, mask[far_rows:], shade[far_rows:])
-        if cv2.countNonZero(mask[:far_rows]) > 30:
-            if soft is None:
-                soft = _warp(ground_tile("far", split, style), far_map, width, far_rows)
-            cv2.copyTo(soft, mask[:far_rows], shade[:far_rows])
+    shade = np.empty(ids.shape, np.uint8)
+    for kinds, materials, metres, part, first in (
+        (("asphalt far", "far"), (0, 1, 1), GROUND_METRES["far"], slice(0, far_rows), row),
+        (
+            ("asphalt", "paving", "grass"),
+            (0, 1, 2),
+            GROUND_METRES["near"],
+            slice(far_rows, None),
+            row + far_rows,
+        ),
+    ):
+        table = np.zeros(256, np.int32)
+        table[[ROAD, SIDEWALK, TERRAIN]] = np.array(materials) * GROUND_TILE**2
+        homography = _plane_homography(canvas, world, s, metres, first)
+        shade[part] = _sample(_atlas(kinds, world.split, style), cv2.LUT(ids[part], table), homography)
     return shade
 
 

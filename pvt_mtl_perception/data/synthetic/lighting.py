@@ -83,7 +83,7 @@ class Light:
         ambient, sun, direction, fog = self._plain
         facing = normal[0] * direction[0] + normal[1] * direction[1] + normal[2] * direction[2]
         clear = math.exp(-self.fog_density * depth)
-        sunny = max(0.0, facing) * sunlit * clear
+        sunny = facing * sunlit * clear if facing > 0.0 else 0.0
         open_sky = (0.78 + 0.22 * normal[2]) * clear
         own = self.headlights * min(1.6, (10.0 / max(depth, 3.0)) ** 1.3) * clear if self.headlights else 0.0
         haze = 1.0 - clear
@@ -94,13 +94,10 @@ class Light:
         ), (fog[0] * haze, fog[1] * haze, fog[2] * haze)
 
     def tone(self, color: Sequence[float], normal: Triple, depth: float, sunlit: float = 1.0) -> Triple:
-        """The colour of one face as it reaches the camera, RGB."""
-        gain, offset = self.gain(normal, depth, sunlit)
-        return (
-            min(255.0, color[0] * gain[0] + offset[0]),
-            min(255.0, color[1] * gain[1] + offset[1]),
-            min(255.0, color[2] * gain[2] + offset[2]),
-        )
+        """The colour of one face as it reaches the camera, RGB; above 255 where it is overexposed."""
+        (a, b, c), (u, v, w) = self.gain(normal, depth, sunlit)
+        red, green, blue = color
+        return red * a + u, green * b + v, blue * c + w
 
     def shade(self, colors: Floats, normals: Floats, depth: float, sunlit: float = 1.0) -> Floats:
         """Colours (F, 3) of faces with unit normals (F, 3) at one depth, as they reach the camera."""
@@ -127,10 +124,13 @@ class Light:
     def ramp(
         self, normal: Triple, depth: float, color: Sequence[float], sunlit: float = 1.0
     ) -> npt.NDArray[np.float32]:
-        """What turns brightness (128 = ``color``) into pixels, float32 (3, 2) for ``cv2.transform``."""
+        """What turns brightness (128 = ``color``) into pixels, float32 (3, 4) for ``cv2.transform``.
+
+        Brightness is the first of three channels: from one channel to three ``cv2.transform`` is slow.
+        """
         (a, b, c), (u, v, w) = self.gain(normal, depth, sunlit)
         x, y, z = color
-        return np.array(((a * x / 128, u), (b * y / 128, v), (c * z / 128, w)), np.float32)
+        return np.array(((a * x / 128, 0, 0, u), (b * y / 128, 0, 0, v), (c * z / 128, 0, 0, w)), np.float32)
 
 
 def make_light(conditions: Conditions, dice: Dice) -> Light:

@@ -19,6 +19,7 @@ from pvt_mtl_perception.data.synthetic.textures import (
     BAY_METRES,
     FLOOR,
     FLOORS,
+    Bytes,
     cloud_tile,
     crown,
     facade,
@@ -106,10 +107,10 @@ def paint_background(canvas: Canvas, world: World, s: float, far: float) -> None
         # The air between takes the contrast away.
         clear = math.exp(-light.fog_density * 1.3 * far)
         tile = cv2.convertScaleAbs(tile, alpha=clear, beta=112 * (1 - clear))
-        texture = np.tile(tile[:height], (1, canvas.width // tile.shape[1] + 1))[:, : canvas.width]
+        texture = _cyclic(tile[:height], 0, canvas.width)
         band = canvas.image[first : first + height]
         mask = cv2.inRange(canvas.ids[first : first + height], VEGETATION, VEGETATION)
-        cv2.copyTo(cv2.multiply(band, cv2.merge([texture] * 3), scale=1 / 112), mask, band)
+        cv2.copyTo(cv2.multiply(band, texture, scale=1 / 112), mask, band)
 
 
 def _level(ratio: float, count: int) -> int:
@@ -117,6 +118,17 @@ def _level(ratio: float, count: int) -> int:
     one half as fine.
     """
     return min(count - 1, max(0, round(math.log2(max(ratio, 1.0)) + 0.1)))
+
+
+def _cyclic(tile: Bytes, first: int, count: int) -> Bytes:
+    """``count`` columns from ``first`` on of a tile that repeats without end."""
+    width = tile.shape[1]
+    first %= width
+    if first + count <= width:
+        return tile[:, first : first + count]
+    whole, rest = divmod(first + count, width)
+    pieces = [tile[:, first:], *[tile] * (whole - 1)]
+    return np.concatenate([*pieces, tile[:, :rest]], 1)
 
 
 def _wall(
@@ -147,34 +159,28 @@ def _wall(
     )
     day, glow = style.levels[level]
     scale = 2 * 0.5**level
+    floor = int(FLOOR * scale)
     lower = min(building.floors, FLOORS)
     # A gable wall has no shop, so it takes the floors above.
-    bottom_row = FLOORS * FLOOR * scale if ground_floor else (FLOORS - 1) * FLOOR * scale
-    top_row = max(0.0, bottom_row - lower * FLOOR * scale)
-    columns = length / BAY_METRES * BAY * scale
-    offset = building.offset * BAY * scale
-    used = min(day.shape[1], int(columns) + 2)
-    if used < 0.6 * day.shape[1]:
-        first = min(int(offset), day.shape[1] - used)
-        day, glow, offset = day[:, first : first + used], glow[:, first : first + used], 0.0
-    if lower == building.floors:
-        first = int(top_row)
-        day, glow = day[first : round(bottom_row)], glow[first : round(bottom_row)]
-        bottom_row, top_row = bottom_row - first, top_row - first
-    tile = cv2.transform(day, canvas.light.matrix(normal, depth, building.tint, sunlit))
-    if canvas.light.lamps:
-        clear = math.exp(-canvas.light.fog_density * depth) * min(1.0, 0.75 * canvas.light.exposure)
-        tile = cv2.max(tile, cv2.convertScaleAbs(glow, alpha=clear))
-    if lower == building.floors:
-        parts = [(a, b, c, d, bottom_row - 0.5, top_row - 0.5)]
-    else:
+    bottom = (FLOORS if ground_floor else FLOORS - 1) * floor
+    top = max(0, bottom - lower * floor)
+    first = int(building.offset * BAY * scale)
+    columns = max(1, round(length / BAY_METRES * BAY * scale))
+    above = building.floors - lower
+    if above:
         rise = height * lower / building.floors
         e, f = camera.spot(far[0], far[1], far[2] + rise), camera.spot(near[0], near[1], near[2] + rise)
-        above = (building.floors - lower) * FLOOR * scale
-        parts = [(a, b, e, f, bottom_row - 0.5, top_row - 0.5), (f, e, c, d, above, 0.0)]
-    for p, q, r, s, low, high in parts:
-        source = np.array([(offset, low), (offset + columns, low), (offset + columns, high), (offset, high)])
-        canvas.textured_quad(np.array((p[:2], q[:2], r[:2], s[:2])), tile, source, BUILDING)
+        parts = [((a, b, e, f), top, bottom), ((f, e, c, d), 0, above * floor)]
+    else:
+        parts = [((a, b, c, d), top, bottom)]
+    matrix = canvas.light.matrix(normal, depth, building.tint, sunlit)
+    clear = math.exp(-canvas.light.fog_density * depth) * min(1.0, 0.75 * canvas.light.exposure)
+    for corners, low, high in parts:
+        tile = cv2.transform(_cyclic(day[low:high], first, columns), matrix)
+        if canvas.light.lamps:
+            windows = _cyclic(glow[low:high], first, columns)
+            tile = cv2.max(tile, cv2.convertScaleAbs(windows, alpha=clear))
+        canvas.textured_quad([p[:2] for p in corners], tile, BUILDING)
 
 
 def _roof(
@@ -196,8 +202,8 @@ def _roof(
     spots = [camera.spot(*p) for p in (a, b, (b[0] + half, b[1], b[2] + rise), ridge_a)]
     if min(s[2] for s in spots) < 0.5:
         return
-    pixels = np.array([s[:2] for s in spots])
-    if pixels[:, 0].max() < 0 or pixels[:, 0].min() > canvas.width:
+    left, right = min(p[0] for p in spots), max(p[0] for p in spots)
+    if right < 0 or left > canvas.width:
         return
     color: Sequence[float] = building.roof_color
     if light.snow:
@@ -205,15 +211,14 @@ def _roof(
         color = [c * (1 - lying) + 225 * lying for c in color]
     norm = math.hypot(rise, half)
     slope = (-building.side * rise / norm, 0.0, abs(half) / norm)
-    if float(np.ptp(pixels[:, 0])) < 3 * _TEXTURED:
+    if right - left < 3 * _TEXTURED:
         canvas.flat([s[:2] for s in spots], light.tone(color, slope, depth, sunlit), BUILDING)
     else:
         levels = plain_tile("roof", split, building.facade % 3)
-        level = _level(128 / max(1.0, float(np.ptp(pixels[:, 1]))), len(levels))
+        tall = max(p[1] for p in spots) - min(p[1] for p in spots)
+        level = _level(128 / max(1.0, tall), len(levels))
         tile = cv2.transform(levels[level], light.ramp(slope, depth, color, sunlit))
-        rows, columns = tile.shape[:2]
-        source = np.array([(0.0, rows), (columns, rows), (columns, 0.0), (0.0, 0.0)])
-        canvas.textured_quad(pixels, tile, source, BUILDING)
+        canvas.textured_quad([p[:2] for p in spots], tile, BUILDING)
     if end:
         tint = building.tint
         tone = light.tone((150 * tint[0], 140 * tint[1], 130 * tint[2]), _TOWARDS, depth, 0.5 * sunlit)
@@ -317,16 +322,15 @@ def paint_barrier(canvas: Canvas, barrier: Barrier, road: Road, split: str) -> N
             continue
         levels = plain_tile(_BARRIER_TILES.get(barrier.kind, barrier.kind), split, barrier.tile)
         metres = 6.0 if barrier.height > 2 else 4.0
-        rows, columns = levels[0].shape
+        rows, columns = levels[0].shape[:2]
         used = (s1 - s0) / metres * columns
         tall = max(spots[0][1] - spots[3][1], spots[1][1] - spots[2][1], 1.0)
         level = _level(min(rows / tall, used / (right - left)), len(levels))
-        tile = cv2.transform(levels[level], light.ramp(normal, depth, barrier.color))
         scale = 0.5**level
-        low, u0 = rows * scale - 1, (s0 % metres) / metres * columns * scale
-        u1 = u0 + used * scale
-        source = np.array([(u0, low), (u1, low), (u1, 0.0), (u0, 0.0)])
-        canvas.textured_quad(np.array([p[:2] for p in spots]), tile, source, barrier.id)
+        first = int((s0 % metres) / metres * columns * scale)
+        tile = _cyclic(levels[level], first, max(1, round(used * scale)))
+        tile = cv2.transform(tile, light.ramp(normal, depth, barrier.color))
+        canvas.textured_quad([p[:2] for p in spots], tile, barrier.id)
 
 
 def _paint_rails(
@@ -376,7 +380,7 @@ def paint_tree(canvas: Canvas, tree: Tree, road: Road, split: str, sunlit: float
     if light.snow and tree.kind != "bare":
         # Snow lies on what is bright in a crown, its upper side: a steeper ramp towards white.
         white = light.ramp((0.0, 0.0, 1.0), depth, (330.0, 335.0, 345.0), sunlit)
-        white[:, 1] -= white[:, 0] * 70
+        white[:, 3] -= white[:, 0] * 70
         ramp += (white - ramp) * np.float32(0.8 * light.snow)
     lowest = tree.trunk * (0.95 if tree.kind == "bare" else 0.75) * unit
     canvas.paste(

@@ -415,7 +415,10 @@ def facade(split: str, index: int) -> Facade:
 
 @cache
 def plain_tile(kind: str, split: str, index: int) -> tuple[Bytes, ...]:
-    """Brightness around 128, levels from (128, 256) down; kinds: stone, panel, hedge, planks, rails, roof."""
+    """Brightness around 128, levels from (128, 256, 3) down, three times the same channel.
+
+    Kinds: stone, panel, hedge, planks, rails, roof, plain.
+    """
     dice = Dice(_SPLIT_SEED[split], 40, index, sum(map(ord, kind)))
     rng = np.random.default_rng(dice.integer(0, 2**31))
     tile = 128 + 12 * fractal_noise(dice, split, 256, 1.0)[:128] + 8 * _grain(rng, 128, 256)
@@ -439,7 +442,7 @@ def plain_tile(kind: str, split: str, index: int) -> tuple[Bytes, ...]:
         tile += np.kron(rng.normal(0, 8, (16, 32)), np.ones((8, 8)))
     elif kind != "plain":
         raise ValueError(f"no wall texture is called {kind!r}")
-    levels = [_to_bytes(tile)]
+    levels: list[Bytes] = [cv2.merge([_to_bytes(tile)] * 3)]
     for _ in range(4):
         levels.append(cv2.resize(levels[-1], None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA))
     return tuple(levels)
@@ -454,22 +457,20 @@ def cloud_tile(split: str, index: int) -> Bytes:
 
 
 @cache
-def _noise_halves() -> tuple[Bytes, Bytes]:
-    """Gaussian noise (800, 1400, 3) of sigma 32, its positive and its negative part.
+def _standard_noise() -> Floats:
+    """Gaussian noise (800, 1400, 3), float32, standard deviation 1.
 
     Half of the variance is shared between the channels, as after demosaicing.
     """
     rng = np.random.default_rng(80)
     color = cv2.GaussianBlur(_grain(rng, 800, 1400, 3), (3, 3), 0.7) * np.float32(1.6)
-    noise = 32 * (np.float32(0.75) * _grain(rng, 800, 1400, 1) + np.float32(0.66) * color)
-    return _to_bytes(noise), _to_bytes(-noise)
+    return np.float32(0.75) * _grain(rng, 800, 1400, 1) + np.float32(0.66) * np.asarray(color)
 
 
 @cache
-def sensor_noise(sigma: int) -> tuple[Bytes, Bytes]:
-    """What to add to and to subtract from an image: halves of Gaussian noise (800, 1400, 3) of that sigma."""
-    plus, minus = _noise_halves()
-    return cv2.convertScaleAbs(plus, alpha=sigma / 32), cv2.convertScaleAbs(minus, alpha=sigma / 32)
+def sensor_noise(sigma: int) -> Bytes:
+    """Gaussian noise (800, 1400, 3) of that sigma around 128."""
+    return _to_bytes(128 + sigma * _standard_noise())
 
 
 @cache

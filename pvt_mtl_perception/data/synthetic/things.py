@@ -6,6 +6,7 @@ radians to the right of the road's direction at s = +y. Named tuples, because a 
 
 from __future__ import annotations
 
+import math
 from typing import Literal, NamedTuple
 
 from pvt_mtl_perception.data.synthetic.dice import Color
@@ -13,8 +14,9 @@ from pvt_mtl_perception.data.synthetic.figures import Person
 from pvt_mtl_perception.data.synthetic.meshes import State
 from pvt_mtl_perception.data.synthetic.textures import FLOOR_METRES
 
-# s, d, how far the thing reaches sideways and at what distance it is no longer painted, metres.
-Footing = tuple[float, float, float, float]
+# s, d, how far the thing reaches from there along and across the road, how high above it, and at what
+# distance it is no longer painted, metres.
+Footing = tuple[float, float, float, float, float, float]
 
 
 # With windows; without any, against a neighbour; or wholly covered by one.
@@ -74,7 +76,7 @@ class Tree(NamedTuple):
     @property
     def footing(self) -> Footing:
         """See ``Footing``."""
-        return self.s, self.d, 0.5 * self.width, 130.0 if self.trunk else 70.0
+        return self.s, self.d, 0.1, 0.5 * self.width, self.height, 130.0 if self.trunk else 70.0
 
 
 class Lamp(NamedTuple):
@@ -89,7 +91,7 @@ class Lamp(NamedTuple):
     @property
     def footing(self) -> Footing:
         """See ``Footing``."""
-        return self.s, self.d, 3.0, 120.0
+        return self.s, self.d, 0.1, 3.0, self.height + 0.5, 120.0
 
 
 class Sign(NamedTuple):
@@ -106,7 +108,7 @@ class Sign(NamedTuple):
     @property
     def footing(self) -> Footing:
         """See ``Footing``."""
-        return self.s, self.d, 1.0, 110.0
+        return self.s, self.d, 0.1, 1.0, self.z + 0.6 * self.size, 110.0
 
 
 class Gantry(NamedTuple):
@@ -121,7 +123,7 @@ class Gantry(NamedTuple):
     @property
     def footing(self) -> Footing:
         """See ``Footing``."""
-        return self.s, self.d1, 40.0, 220.0
+        return self.s, self.d1, 0.3, 40.0, self.height + 3.0, 220.0
 
 
 class Signal(NamedTuple):
@@ -137,7 +139,7 @@ class Signal(NamedTuple):
     @property
     def footing(self) -> Footing:
         """See ``Footing``."""
-        return self.s, self.d, 7.0, 120.0
+        return self.s, self.d, 0.2, 7.0, self.height + 3.0, 120.0
 
 
 class Block(NamedTuple):
@@ -155,7 +157,7 @@ class Block(NamedTuple):
     @property
     def footing(self) -> Footing:
         """See ``Footing``."""
-        return self.s0, self.d0, abs(self.d1 - self.d0) + self.s1 - self.s0 + 1.0, 110.0
+        return self.s0, self.d0, self.s1 - self.s0, abs(self.d1 - self.d0), self.z1, 110.0
 
 
 class Vehicle(NamedTuple):
@@ -176,7 +178,11 @@ class Vehicle(NamedTuple):
     @property
     def footing(self) -> Footing:
         """See ``Footing``."""
-        return self.s, self.d, 0.6 * self.length + 0.5, 180.0 if self.state != "parked" else 90.0
+        half, wide = 0.5 * self.length, 0.5 * self.width + 0.2
+        sine, cosine = abs(math.sin(self.yaw)), abs(math.cos(self.yaw))
+        rise = self.height if self.rider is None else 2.1
+        far = 180.0 if self.state != "parked" else 90.0
+        return self.s, self.d, half * cosine + wide * sine, half * sine + wide * cosine, rise, far
 
 
 class Cycle(NamedTuple):
@@ -193,7 +199,7 @@ class Cycle(NamedTuple):
     @property
     def footing(self) -> Footing:
         """See ``Footing``."""
-        return self.s, self.d, 1.3, 100.0
+        return self.s, self.d, 1.0, 1.0, 2.2, 100.0
 
 
 class Walker(NamedTuple):
@@ -210,7 +216,7 @@ class Walker(NamedTuple):
     @property
     def footing(self) -> Footing:
         """See ``Footing``."""
-        return self.s, self.d, 0.8, 100.0
+        return self.s, self.d, 0.4, 0.4, self.z + self.person.height, 100.0
 
 
 Moving = Vehicle | Cycle | Walker

@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 
+from pvt_mtl_perception.data.synthetic.camera import Floats
 from pvt_mtl_perception.data.synthetic.dice import Dice
 from pvt_mtl_perception.data.synthetic.figures import PEOPLE, person
 from pvt_mtl_perception.data.synthetic.layout import LOT_DEPTH, Band, Road, leaf_color, make_layout
@@ -106,7 +107,7 @@ class World:
         # Share of the road that lying snow covers, where there is any.
         self.snow_on_road = dice.uniform(0.2, 0.75)
         self._sway = (dice.uniform(0.5, 3.5), dice.uniform(0.15, 0.4), dice.uniform(0, 2 * math.pi))
-        self._tables: dict[int, list[list[float]]] = {}
+        self._tables: dict[int, Floats] = {}
         self._chunks: dict[tuple[int, bool], Chunk] = {}
 
     def ego_s(self, t: float) -> float:
@@ -444,11 +445,11 @@ class World:
         A stream is a row of slots that moves as a whole; it repeats after sixty-four of them.
         """
         if stream not in self._tables:
-            self._tables[stream] = np.random.default_rng([*self._key, 3, stream]).random((64, 16)).tolist()
+            self._tables[stream] = np.random.default_rng([*self._key, 3, stream]).random((64, 16))
         table = self._tables[stream]
         shift = speed * t
         for number in range(math.floor((first - shift) / gap), math.ceil((last - shift) / gap) + 1):
-            throws = table[number % 64]
+            throws = table[number % 64].tolist()
             if throws[0] < share:
                 s = (number + 0.4 * (throws[1] - 0.5)) * gap + shift
                 if first <= s <= last:
@@ -537,13 +538,11 @@ class World:
 
     @staticmethod
     def sunlit(s: float, d: float, direction: Triple, buildings: Sequence[Building]) -> float:
-        """1 where the sun reaches a place at eye height, 0 where a building stands before it."""
+        """1 where the sun reaches a place at eye height, 0 behind one of the buildings on its side."""
         across, along, up = direction
         if abs(across) < 0.05:
             return 1.0
         for building in buildings:
-            if building.side * across < 0:
-                continue
             reach = (building.d - d) / across
             if (
                 reach > 0
