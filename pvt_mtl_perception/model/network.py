@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import zlib
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import torch
 from timm.models._manipulate import MATCH_PREV_GROUP
 from torch import Tensor, nn
 
@@ -38,8 +41,18 @@ class NetworkOutput(NamedTuple):
     segmentation: Tensor | None = None
 
 
+@contextmanager
+def _own_randomness(part: str, seed: int) -> Iterator[None]:
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed ^ zlib.crc32(part.encode()))
+        yield
+
+
 class MultiTaskNetwork(nn.Module):
     """Classification, detection and segmentation heads, any non-empty subset, on one shared encoder.
+
+    The initial weights of backbone and heads follow from torch's seed and the part's own spec: with one seed
+    a single-task and a multi-task network begin with the same ones.
 
     A single-task network is a spec with one task; a HydraNet-style one is a spec with RegNetY and BiFPN.
 
@@ -52,28 +65,35 @@ class MultiTaskNetwork(nn.Module):
         super().__init__()
         self.spec = spec
         self.labels = labels if labels is not None else load_task_labels(spec)
-        self.backbone = Backbone(spec.backbone)
+        # One number is drawn; which parts there are changes neither another part's weights nor what follows.
+        seed = int(torch.randint(1 << 31, ()))
+        with _own_randomness("backbone", seed):
+            self.backbone = Backbone(spec.backbone)
         self.neck: nn.Module | None = None
         self.heads = nn.ModuleDict()
         levels: set[int] = set()
         if spec.classification is not None:
-            self.heads["classification"] = ClassificationHead(
-                self.backbone.channels[-1], self.labels.classification, spec.classification.dropout
-            )
+            with _own_randomness("classification", seed):
+                self.heads["classification"] = ClassificationHead(
+                    self.backbone.channels[-1], self.labels.classification, spec.classification.dropout
+                )
         if spec.detection is not None and self.labels.detection is not None:
             levels |= set(DETECTION_LEVELS)
             width, classes = spec.neck.channels, len(self.labels.detection)
-            if spec.detection.type == "retinanet":
-                self.heads["detection"] = AnchorDetectionHead(width, classes)
-            else:
-                self.heads["detection"] = DetectionHead(width, classes, spec.detection)
+            with _own_randomness("detection", seed):
+                if spec.detection.type == "retinanet":
+                    self.heads["detection"] = AnchorDetectionHead(width, classes)
+                else:
+                    self.heads["detection"] = DetectionHead(width, classes, spec.detection)
         if spec.segmentation is not None and self.labels.segmentation is not None:
             levels |= set(SEGMENTATION_LEVELS)
-            self.heads["segmentation"] = SegmentationHead(
-                spec.neck.channels, spec.segmentation.channels, len(self.labels.segmentation)
-            )
+            with _own_randomness("segmentation", seed):
+                self.heads["segmentation"] = SegmentationHead(
+                    spec.neck.channels, spec.segmentation.channels, len(self.labels.segmentation)
+                )
         if levels:
-            self.neck = build_neck(spec.neck, self.backbone.channels, levels)
+            with _own_randomness("neck", seed):
+                self.neck = build_neck(spec.neck, self.backbone.channels, levels)
 
     @property
     def tasks(self) -> tuple[str, ...]:

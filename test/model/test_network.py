@@ -268,3 +268,21 @@ def test_norm_of_a_backbone_without_batch_norm_cannot_be_changed() -> None:
     spec = dataclasses.replace(make_spec(["classification"]), backbone=BackboneSpec(norm="frozen"))
     with pytest.raises(ValueError, match=r"backbone.norm is 'frozen', but pvt_v2_b0 has no BatchNorm"):
         MultiTaskNetwork(spec)
+
+
+@pytest.mark.parametrize("neck", ["fpn", "bifpn"])
+def test_with_one_seed_a_single_task_network_begins_with_the_weights_of_the_multi_task_one(neck: str) -> None:
+    def fresh(tasks: tuple[str, ...]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        torch.manual_seed(3)
+        return MultiTaskNetwork(make_spec(tasks, neck=neck)).state_dict(), torch.rand(4)
+
+    multi, following = fresh(TASKS)
+    for task in TASKS:
+        single, after = fresh((task,))
+        parts = {name: tensor for name, tensor in single.items() if not name.startswith("neck.")}
+        assert {name.split(".")[0] for name in parts} == {"backbone", "heads"}
+        assert all(torch.equal(tensor, multi[name]) for name, tensor in parts.items())
+        assert torch.equal(after, following)
+    torch.manual_seed(4)
+    other = MultiTaskNetwork(make_spec(neck=neck)).state_dict()
+    assert any(not torch.equal(other[name], tensor) for name, tensor in multi.items())
