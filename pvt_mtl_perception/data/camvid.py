@@ -77,15 +77,18 @@ class CamVidDataset:
         split: ``train`` or ``val``, the official ones, whose lists are ``train.txt`` and ``val.txt`` (lines
             ``image label``, relative to ``root``); or a part of ``train``: the frames ``held_out`` (one fold
             of ``time_blocks``) or the rest, ``fit``.
+        fold: which of the ``FOLDS`` is held out.
 
     Raises:
         FileNotFoundError: when ``root`` or the list file does not exist.
         SampleError: when a line of the list has another form, a frame is there twice, or none is left.
-        ValueError: for another split.
+        ValueError: for another split or fold.
     """
 
-    def __init__(self, root: str | Path, split: str = "train") -> None:
+    def __init__(self, root: str | Path, split: str = "train", fold: int = HELD_OUT_FOLD) -> None:
         require_split(split, SPLITS, "camvid")
+        if not 0 <= fold < FOLDS:
+            raise ValueError(f"camvid has the folds 0 to {FOLDS - 1}, found {fold}")
         self.root = Path(root)
         path = self.root / SPLITS[split]
         if not path.is_file():
@@ -102,7 +105,7 @@ class CamVidDataset:
             twice = next(image for i, image in enumerate(images) if image in images[:i])
             raise SampleError("the frame is there twice", path, twice)
         if split in ("fit", "held_out"):
-            held_out = time_blocks(images) == HELD_OUT_FOLD
+            held_out = time_blocks(images) == fold
             pairs = [pair for pair, out in zip(pairs, held_out, strict=True) if out == (split == "held_out")]
         if not pairs:
             raise SampleError(f"lists no frames for split {split!r}", path)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from pvt_mtl_perception.data.ade20k import Ade20kDataset
 from pvt_mtl_perception.data.bdd100k import Bdd100kDataset
-from pvt_mtl_perception.data.camvid import CamVidDataset
+from pvt_mtl_perception.data.camvid import HELD_OUT_FOLD, CamVidDataset
 from pvt_mtl_perception.data.cityscapes import CityscapesDataset
 from pvt_mtl_perception.data.coco import CocoDataset
 from pvt_mtl_perception.data.generic import GenericDataset
@@ -64,6 +64,7 @@ class SourceConfig:
         frames: size of a synthetic source, which has no natural end: the pool that training draws from
             (held in memory after its first pass), or the frames that are scored.
         base_seed: where the training scenes of a synthetic source begin; other seeds, other scenes.
+        fold: which of CamVid's five folds is ``held_out``, 0 to 4; the middle one where None.
         tasks: keep the labels of these tasks only, so that data with several kinds of labels can stand for
             data with one; None keeps all.
             Samples without a label of the tasks that are learned are left out where the data set knows them.
@@ -90,6 +91,7 @@ class SourceConfig:
     optional: bool = False
     frames: int = _FRAMES
     base_seed: int = 0
+    fold: int | None = None
     tasks: list[str] | None = None
     fraction: float = 1.0
     limit: int | None = None
@@ -149,7 +151,7 @@ def _synthetic(source: SourceConfig, _: Path) -> LabelledSource:
 
 
 def _camvid(source: SourceConfig, root: Path) -> LabelledSource:
-    return CamVidDataset(root, source.split)
+    return CamVidDataset(root, source.split, HELD_OUT_FOLD if source.fold is None else source.fold)
 
 
 def _imagenet(source: SourceConfig, root: Path) -> LabelledSource:
@@ -202,6 +204,7 @@ _READERS: Mapping[str, Callable[[SourceConfig, Path], LabelledSource]] = {
 _READERS_OF_KEY = {
     "frames": ("synthetic",),
     "base_seed": ("synthetic",),
+    "fold": ("camvid",),
     "images": ("coco", "generic"),
     "annotations": ("coco", "generic"),
     "masks": ("generic",),

@@ -6,10 +6,11 @@ import cv2
 import numpy as np
 import pytest
 
-from pvt_mtl_perception.data.camvid import CamVidDataset, time_blocks
+from pvt_mtl_perception.data.camvid import FOLDS, CamVidDataset, time_blocks
 from pvt_mtl_perception.data.derived_boxes import derive_boxes
 from pvt_mtl_perception.data.reading import SampleError
-from pvt_mtl_perception.labels import load_label_set
+from pvt_mtl_perception.data.sources import SourceConfig, open_source
+from pvt_mtl_perception.labels import TaskLabels, load_label_set
 
 SEGMENTATION = load_label_set("driving_segmentation")
 DETECTION = load_label_set("driving_detection")
@@ -59,6 +60,24 @@ def test_held_out_and_fit_share_nothing_and_every_sequence_gives_to_both(folder:
     )
     assert not fit & held_out and len(fit | held_out) == 16
     assert {name[:6] for name in held_out} == {name[:6] for name in fit} == {"0001TP", "0006R0"}
+
+
+def test_every_frame_is_held_out_in_one_fold(folder: Path) -> None:
+    labels = TaskLabels({}, None, SEGMENTATION)
+    parts = []
+    for fold in range(FOLDS):
+        found = {}
+        for split in ("fit", "held_out"):
+            data = open_source(SourceConfig("camvid", root=str(folder), split=split, fold=fold), labels)
+            assert data is not None
+            found[split] = {data[i].name for i in range(len(data))}
+        assert not found["fit"] & found["held_out"] and len(found["fit"] | found["held_out"]) == 16
+        parts.append(found["held_out"])
+    assert sum(map(len, parts)) == len(set.union(*parts)) == 16
+    default = open_source(SourceConfig("camvid", root=str(folder), split="held_out"), labels)
+    assert default is not None and {default[i].name for i in range(len(default))} == parts[2]
+    with pytest.raises(ValueError, match="folds 0 to 4, found 5"):
+        open_source(SourceConfig("camvid", root=str(folder), split="fit", fold=5))
 
 
 def test_time_blocks_are_contiguous_and_do_not_depend_on_order() -> None:
