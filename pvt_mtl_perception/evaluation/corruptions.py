@@ -43,13 +43,17 @@ def _clouds(height: int, width: int, dice: np.random.Generator) -> Floats:
 
 def _line(length: float, angle: float) -> Floats:
     """A blur kernel along a line, of length in pixels and angle in degrees; its sum is 1."""
-    size = max(3, 2 * math.ceil(length / 2) + 1)
-    kernel = np.zeros((size, size), np.float32)
-    middle, reach = (size - 1) / 2, (length - 1) / 2
-    dx, dy = reach * math.cos(math.radians(angle)), reach * math.sin(math.radians(angle))
-    # With eight fractional bits, so that the length may be any number.
-    ends = [(round(256 * (middle + s * dx)), round(256 * (middle + s * dy))) for s in (-1, 1)]
-    cv2.line(kernel, ends[0], ends[1], 1.0, 1, cv2.LINE_AA, 8)
+    reach = length / 2
+    middle = math.ceil(reach) + 1
+    along = np.linspace(-reach, reach, 8 * math.ceil(length) + 1)
+    kernel = np.zeros((2 * middle + 1, 2 * middle + 1), np.float32)
+    x = middle + along * math.cos(math.radians(angle))
+    y = middle + along * math.sin(math.radians(angle))
+    # Each point is shared among the four pixels around it, so that the length may be any number.
+    left, top = np.floor(x).astype(int), np.floor(y).astype(int)
+    for dx, dy in ((0, 0), (1, 0), (0, 1), (1, 1)):
+        share = (1 - np.abs(x - left - dx)) * (1 - np.abs(y - top - dy))
+        np.add.at(kernel, (top + dy, left + dx), share)
     return np.asarray(kernel / kernel.sum(), np.float32)
 
 

@@ -36,15 +36,14 @@ def count_flops(checkpoint: Checkpoint, height: int, width: int) -> dict[str, in
     Returns:
         by part as ``count_parameters`` names them, and in ``total``.
     """
-    with torch.device("meta"):
-        # The counter sees the matrix products of attention, whichever kernel runs them; the switch acts on
-        # networks that are built while it is off.
-        fused = use_fused_attn()
-        set_fused_attn(False)
-        try:
-            network = MultiTaskNetwork(checkpoint.spec, checkpoint.labels).eval()
-        finally:
-            set_fused_attn(fused)
+    # The counter sees the matrix products of attention, whichever kernel runs them; the switch acts on
+    # networks that are built while it is off.
+    fused = use_fused_attn()
+    set_fused_attn(False)
+    try:
+        network = MultiTaskNetwork(checkpoint.spec, checkpoint.labels).eval().to("meta")
+    finally:
+        set_fused_attn(fused)
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         network(torch.empty(1, 3, height, width, device="meta"))
     parts = {name: sum(counts.values()) for name, counts in counter.get_flop_counts().items()}
@@ -141,8 +140,7 @@ def measure_cost(
         width), ``torch``.
     """
     size = predictor.preprocessing
-    with torch.device("meta"):
-        parameters = count_parameters(MultiTaskNetwork(checkpoint.spec, checkpoint.labels))
+    parameters = count_parameters(MultiTaskNetwork(checkpoint.spec, checkpoint.labels))
     latency, memory = [], []
     for count in sorted({1, batch}):
         frames = [frame] * count

@@ -12,7 +12,7 @@ from pvt_mtl_perception.data.sources import SourceConfig, open_source
 from pvt_mtl_perception.evaluation.corruptions import CorruptedSource
 from pvt_mtl_perception.evaluation.evaluator import Metrics, measure
 from pvt_mtl_perception.inference.predictor import Predictor
-from pvt_mtl_perception.labels import LabelSet, TaskLabels, load_label_set
+from pvt_mtl_perception.labels import LabelSet, TaskLabels, available_label_sets, load_label_set
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,26 @@ class Evaluated:
     def scores(self) -> dict[str, Any]:
         """On the images as they are."""
         return self.metrics.scores()
+
+
+def with_mappings(labels: TaskLabels) -> TaskLabels:
+    """The label sets of a checkpoint, which keeps no mappings, with those of the package's files.
+
+    Args:
+        labels: a set gets the mappings of the file of its name where that has the same classes.
+    """
+    return TaskLabels(
+        classification=labels.classification,
+        detection=_with_mappings(labels.detection),
+        segmentation=_with_mappings(labels.segmentation),
+    )
+
+
+def _with_mappings(labels: LabelSet | None) -> LabelSet | None:
+    if labels is None or labels.name not in available_label_sets():
+        return labels
+    known = load_label_set(labels.name)
+    return known if known.names == labels.names else labels
 
 
 def own_taxonomy(source: SourceConfig, labels: TaskLabels) -> LabelSet | None:
@@ -72,7 +92,7 @@ def evaluate_source(
         FileNotFoundError, ValueError: from the data source and ``measure``.
         KeyError: when ``taxonomy`` has no mapping from the model's segmentation labels.
     """
-    data = open_source(source, predictor.labels)
+    data = open_source(source, with_mappings(predictor.labels))
     if data is None:
         return None
     scored_in = taxonomy or own_taxonomy(source, data.labels)

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from pvt_mtl_perception.data.sources import SourceConfig, open_source
 from pvt_mtl_perception.evaluation.evaluator import evaluate
 from pvt_mtl_perception.evaluation.report import main_scores
-from pvt_mtl_perception.evaluation.run import own_taxonomy
+from pvt_mtl_perception.evaluation.run import own_taxonomy, with_mappings
 from pvt_mtl_perception.inference.predictor import Predictor
 from pvt_mtl_perception.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from pvt_mtl_perception.model.network import MultiTaskNetwork, count_parameters
@@ -34,7 +34,7 @@ def score_sources(
     predictor = Predictor(checkpoint, device=device)
     scores: dict[str, Any] = {}
     for source in sources:
-        data = open_source(source, predictor.labels)
+        data = open_source(source, with_mappings(predictor.labels))
         name = f"{source.kind}/{source.split}"
         if data is None:
             tqdm.write(f"{name}: no folder {source.root}; not scored")
