@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pvt_mtl_perception.data.sources import SourceConfig
     from pvt_mtl_perception.study.config import StudyConfig
     from pvt_mtl_perception.study.executors import Executor
     from pvt_mtl_perception.study.jobs import Job
@@ -47,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     for command in (run_command, tune):
         _add_common(command)
+        _add_arms(command)
         command.add_argument(
             "--jobs",
             type=_part,
@@ -71,11 +73,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         )
     status = commands.add_parser("status", help="jobs by arm and state, and when the rest will be done")
     _add_common(status)
+    _add_arms(status)
+    report = commands.add_parser(
+        "report",
+        help="what the finished jobs show",
+        description="Prints each comparison's claim, and writes comparisons.json with every seed's values.",
+    )
+    _add_common(report)
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("study", type=Path, help="YAML file, for example config/study/synthetic_joint.yaml")
     parser.add_argument("--out", type=Path, required=True, help="folder of the study")
+
+
+def _add_arms(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--arms", nargs="+", metavar="ARM", help="only these arms (default: all)")
 
 
@@ -91,6 +103,8 @@ def run(args: argparse.Namespace) -> int:
     study = load_study(args.study)
     if args.command == "status":
         return _status(study, args)
+    if args.command == "report":
+        return _report(study, args)
     if args.command == "tune":
         return _tune(study, args)
     return _run(study, args)
@@ -122,6 +136,46 @@ def _status(study: StudyConfig, args: argparse.Namespace) -> int:
     print(status_table(args.out, jobs))
     for line in (*changes(args.out, _registered(study, all_jobs)), *outdated_jobs(args.out, jobs)):
         print(line)
+    return 0
+
+
+def _report(study: StudyConfig, args: argparse.Namespace) -> int:
+    import dataclasses
+    import json
+
+    from pvt_mtl_perception.study.comparisons import compare_arms
+    from pvt_mtl_perception.study.folder import write_atomically
+    from pvt_mtl_perception.study.registration import changes, registrations
+    from pvt_mtl_perception.study.runner import outdated_jobs
+
+    jobs = _jobs(study, args)
+    if not args.out.is_dir():
+        raise FileNotFoundError(f"no study folder at {args.out}")
+    compared = compare_arms(study, jobs, args.out)
+    remarks = [*changes(args.out, _registered(study, jobs)), *outdated_jobs(args.out, jobs)]
+    for one in compared:
+        kind = (
+            ""
+            if one.comparison.primary and one.fraction == study.preregistration.fraction
+            else ", exploration"
+        )
+        print(f"{one.comparison.name} ({one.fraction:.0%} of the data{kind})")
+        for claim in one.claims:
+            print(f"  {claim.text}")
+        for name, seeds in one.missing.items():
+            if seeds:
+                print(f"  {name}: not finished in both arms with the seeds {', '.join(map(str, seeds))}")
+    for remark in remarks:
+        print(remark)
+    content = {
+        "study": study.name,
+        "registrations": registrations(args.out),
+        "remarks": remarks,
+        "comparisons": [dataclasses.asdict(one) for one in compared],
+    }
+    path = args.out / "comparisons.json"
+    write_atomically(path, json.dumps(content, indent=1) + "\n")
+    print(path)
     return 0
 
 
@@ -182,4 +236,9 @@ def _executor(args: argparse.Namespace) -> Executor:
 def _registered(study: StudyConfig, jobs: list[Job]) -> dict[str, object]:
     from pvt_mtl_perception.study.config import registered
 
-    return registered(study, {job.arm: job.config.evaluate for job in jobs if job.arm is not None})
+    test_sets: dict[str, list[SourceConfig]] = {arm: [] for arm in study.arms}
+    for job in jobs:
+        if job.arm is not None:
+            known = test_sets[job.arm]
+            known += [source for source in job.config.evaluate if source not in known]
+    return registered(study, test_sets)

@@ -130,6 +130,8 @@ class StudyConfig:
         preregistration: endpoints, margins and comparisons.
         training: keys of a training configuration for all arms; ``extends`` lists files relative to this one.
         fractions: parts of each training source that are used; a larger one contains the smaller.
+        by_seed: keys of a training configuration that count over the arms': seed number i takes entry i
+            modulo their number, so that each seed has another fold of a cross-validation.
         subset_seed: draws the parts, the same for all arms and seeds.
         pretraining: training configurations by name, each run once; arms begin with their weights.
         tuning: how trials are compared; None where no arm has any.
@@ -145,6 +147,7 @@ class StudyConfig:
     preregistration: PreregistrationConfig
     training: dict[str, Any] = field(default_factory=dict)
     fractions: list[float] = field(default_factory=lambda: [1.0])
+    by_seed: list[dict[str, Any]] = field(default_factory=list)
     subset_seed: int = 0
     pretraining: dict[str, dict[str, Any]] = field(default_factory=dict)
     tuning: TuningConfig | None = None

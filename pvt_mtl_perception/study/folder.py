@@ -27,8 +27,9 @@ class JobFolder:
     """The files of one job.
 
     ``job.json`` and ``config.yaml`` say what it is, ``result.json`` that it is finished, ``failure.json``
-    that its last attempt failed, ``sessions.jsonl`` when it ran, ``output.txt`` what it printed; the others
-    are the trainer's. Whoever works on it holds a lock on ``claim``, which ends with its process.
+    that its last attempt failed, ``sessions.jsonl`` when it ran, ``output.txt`` what it printed; ``records``
+    has the evaluation by image; the others are the trainer's. Whoever works on it holds a lock on ``claim``,
+    which ends with its process.
     """
 
     path: Path
@@ -52,6 +53,10 @@ class JobFolder:
     def config(self) -> Path:
         """The training configuration."""
         return self.path / "config.yaml"
+
+    def records(self, source: str) -> Path:
+        """What the evaluation on a source (``kind/split``) left of each image, for ``load_records``."""
+        return self.path / "records" / f"{source.replace('/', '_')}.npz"
 
     @property
     def sessions(self) -> Path:

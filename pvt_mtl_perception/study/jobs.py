@@ -52,22 +52,20 @@ def prepare(folder: JobFolder, job: Job) -> None:
     write_atomically(folder.config, config_yaml(job.config))
 
 
-def arm_config(
-    study: StudyConfig, path: Path, arm: str, changes: Mapping[str, Any] | None = None
-) -> TrainingConfig:
+def arm_config(study: StudyConfig, path: Path, arm: str, *changes: Mapping[str, Any]) -> TrainingConfig:
     """The training configuration of an arm, before seed and data fraction.
 
     Args:
         study: the study.
         path: its file.
         arm: name.
-        changes: keys that count over the arm's, a trial's for example.
+        changes: keys that count over the arm's: of a fold, of a trial.
 
     Raises:
         FileNotFoundError, ValueError: as ``load_config``, naming the arm.
     """
     settings = study.arms[arm]
-    parts = [study.training, settings.training, *([changes] if changes else [])]
+    parts = [study.training, settings.training, *changes]
     if settings.pretraining is not None:
         weights = f"${STUDY_VARIABLE}/jobs/pretraining/{settings.pretraining}/model.safetensors"
         parts.append({"initial_weights": weights})
@@ -98,18 +96,22 @@ def study_jobs(
         FileNotFoundError, ValueError: as ``load_config``; also when an arm of a comparison lacks a task, or
             an endpoint's source is not evaluated.
     """
-    configs = {arm: arm_config(study, path, arm, (tuned or {}).get(arm)) for arm in study.arms}
-    _check_endpoints(study, path, configs)
+    folds = [
+        {arm: arm_config(study, path, arm, fold, (tuned or {}).get(arm, {})) for arm in study.arms}
+        for fold in study.by_seed or [{}]
+    ]
+    for configs in folds:
+        _check_endpoints(study, path, configs)
     runs = [
         Job(
             id=f"{arm}/{fraction:g}/{seed}",
             arm=arm,
             fraction=fraction,
             seed=seed,
-            config=_of_part(configs[arm], study, fraction, seed),
+            config=_of_part(folds[number % len(folds)][arm], study, fraction, seed),
             needs=f"pretraining/{study.arms[arm].pretraining}" if study.arms[arm].pretraining else None,
         )
-        for seed in study.seeds
+        for number, seed in enumerate(study.seeds)
         for fraction in study.fractions
         for arm in study.arms
     ]

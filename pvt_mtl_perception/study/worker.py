@@ -11,14 +11,17 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pvt_mtl_perception.inference.process import end_with_parent, prepare_process
 from pvt_mtl_perception.study.folder import JobFolder, write_atomically
+
+if TYPE_CHECKING:
+    from pvt_mtl_perception.data.sources import SourceConfig
 
 CLAIMED_ELSEWHERE = 75
 """Exit status (EX_TEMPFAIL): another process has the job."""
@@ -72,6 +75,28 @@ def _commit() -> str | None:
     return found.stdout.strip() or None
 
 
+def _score(
+    folder: JobFolder, checkpoint: Path, sources: Sequence[SourceConfig], device: str
+) -> dict[str, Any]:
+    """By source what it scores; the records of its images go into the folder."""
+    from pvt_mtl_perception.evaluation.records import save_records
+    from pvt_mtl_perception.evaluation.run import evaluate_source
+    from pvt_mtl_perception.inference.predictor import Predictor
+
+    predictor = Predictor(checkpoint, device=device)
+    scores = {}
+    for source in sources:
+        evaluated = evaluate_source(predictor, source)
+        if evaluated is None:
+            print(f"{source.kind}/{source.split}: no folder {source.root}; not scored")
+            continue
+        scores[evaluated.name] = evaluated.scores
+        path = folder.records(evaluated.name)
+        path.parent.mkdir(exist_ok=True)
+        save_records(path, evaluated.metrics.records({"source": evaluated.name}))
+    return scores
+
+
 def do_job(folder: JobFolder, device: str) -> int:
     """Trains from where an earlier process stopped, scores the averaged weights, writes ``result.json``.
 
@@ -92,7 +117,6 @@ def do_job(folder: JobFolder, device: str) -> int:
     from pvt_mtl_perception.model.network import count_parameters
     from pvt_mtl_perception.training.config import load_config
     from pvt_mtl_perception.training.distributed import join_processes
-    from pvt_mtl_perception.training.scoring import score
     from pvt_mtl_perception.training.trainer import Trainer
 
     job = json.loads((folder.path / "job.json").read_text())
@@ -107,7 +131,7 @@ def do_job(folder: JobFolder, device: str) -> int:
         if not complete:
             return STOPPED
     started = time.perf_counter()
-    scores = score(trainer.model_path, config.evaluate, str(trainer.device))
+    scores = _score(folder, trainer.model_path, config.evaluate, str(trainer.device))
     seconds, sessions = _training_time(folder)
     cuda = trainer.device.type == "cuda"
     result = {

@@ -15,6 +15,7 @@ import pytest
 from study_files import study_content, write_study
 
 from pvt_mtl_perception.cli import main
+from pvt_mtl_perception.study.comparisons import compare_arms
 from pvt_mtl_perception.study.config import EndpointConfig, endpoint_value, load_study, registered
 from pvt_mtl_perception.study.folder import JobFolder
 from pvt_mtl_perception.study.jobs import (
@@ -285,6 +286,36 @@ def test_the_trial_with_the_best_endpoints_becomes_the_arm(
         read_tuning(load_study(write_study(tmp_path, content)), out)
 
 
+def test_the_report_says_what_the_finished_seeds_show(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_study(tmp_path, study_content(seeds=list(range(9)), fractions=[0.5, 1.0]))
+    out = tmp_path / "out"
+    jobs = jobs_of(path)
+    for job in jobs:
+        # The last seed is not finished in one arm; the smaller fraction has but one seed.
+        if job.id != "stl_seg/1/8" and (job.fraction == 1 or job.seed == 0):
+            finish(
+                out, job, miou=0.5 + 0.001 * job.seed + (0.03 + 0.001 * (job.seed % 3)) * (job.arm == "mtl")
+            )
+    whole = compare_arms(load_study(path), jobs, out)[1]
+    assert whole.fraction == 1 and whole.missing == {"mIoU": [8]}
+    assert whole.values["mIoU"][4] == pytest.approx((0.535, 0.504))
+    (claim,) = whole.claims
+    expected = sum(0.03 + 0.001 * (seed % 3) for seed in range(8)) / 8
+    assert claim.comparison.mean == pytest.approx(expected)
+    # All eight differences have one sign.
+    assert claim.comparison.p_sign_flip == pytest.approx(2 / 2**8) and claim.verdict == "shown"
+
+    assert main(["study", "report", str(path), "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "mtl or not (50% of the data, exploration)\n  mIoU: not finished in both arms" in said
+    assert f"mtl or not (100% of the data)\n  {claim.text}\n" in said
+    assert "with the seeds 8\n" in said
+    stored = json.loads((out / "comparisons.json").read_text())
+    assert stored["comparisons"][1]["values"]["mIoU"]["4"] == pytest.approx([0.535, 0.504])
+
+
 def test_arms_and_parts_that_do_not_exist_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -294,3 +325,59 @@ def test_arms_and_parts_that_do_not_exist_are_refused(
     with pytest.raises(SystemExit):
         main(["study", "run", str(path), "--out", str(tmp_path), "--jobs", "3/2"])
     assert "'3/2' is not K/N" in capsys.readouterr().err
+
+
+def test_each_seed_takes_the_next_fold(tmp_path: Path) -> None:
+    folds = [{"segmentation_class_weights": "none"}, {"segmentation_class_weights": "inverse_log"}]
+    jobs = jobs_of(write_study(tmp_path, study_content(seeds=[5, 6, 7], by_seed=folds)))
+    found = [(job.id, job.config.segmentation_class_weights) for job in jobs if job.arm == "mtl"]
+    assert found == [("mtl/1/5", "none"), ("mtl/1/6", "inverse_log"), ("mtl/1/7", "none")]
+
+
+def test_the_studies_that_come_with_the_package_compare_what_they_say() -> None:
+    folder = REPOSITORY / "config" / "study"
+    joint, disjoint, camvid = (
+        study_jobs(load_study(path), path)
+        for path in (folder / f"{name}.yaml" for name in ("synthetic_joint", "synthetic_disjoint", "camvid"))
+    )
+    assert (len(joint), len(disjoint), len(camvid)) == (17 * 8 * 2, 9 * 8 * 2, 4 + 8 * 10)
+
+    tenth = [job.config.train for job in joint if job.fraction == 0.1]
+    assert all(train == tenth[0] for train in tenth) and tenth[0][0].fraction == 0.1
+    # The 2x2 of backbone and neck, of which nothing else differs.
+    arms = {job.arm: job.config for job in joint if job.id.endswith("/1/0")}
+    square = {name: arms[name].model for name in ("mtl_equal", "pvt_bifpn", "regnet_fpn", "hydranet")}
+    assert {(model.backbone.name, model.neck.type) for model in square.values()} == {
+        (backbone, neck) for backbone in ("pvt_v2_b0", "regnety_004") for neck in ("fpn", "bifpn")
+    }
+    for name in square:
+        assert dataclasses.replace(arms[name], model=arms["mtl_equal"].model) == arms["mtl_equal"]
+    visits = {name: config.total_steps for name, config in arms.items()}
+    assert visits["stl_cls"] == visits["mtl_equal"] == 3 * visits["stl_cls_third"]
+
+    # Disjoint: other scenes for each task, as many visits of its images in one task's network as in all's.
+    arms = {job.arm: job.config for job in disjoint if job.id.endswith("/1/0")}
+    sources = arms["mtl_equal"].train
+    assert len({source.base_seed for source in sources}) == 3
+    assert [source.tasks for source in sources] == [["classification"], ["detection"], ["segmentation"]]
+    for name, source in zip(("stl_cls", "stl_det", "stl_seg"), sources, strict=True):
+        assert arms[name].train == [source]
+        assert 3 * arms[name].total_steps == arms["mtl_equal"].total_steps
+
+    runs = [job for job in camvid if job.arm is not None]
+    # Every fold is held out twice, and never trained on.
+    folds = [job.config.evaluate[0].fold for job in runs if job.arm == "mtl_equal"]
+    assert folds == [0, 1, 2, 3, 4] * 2
+    assert all(
+        (job.config.train[0].split, job.config.evaluate[0].split) == ("fit", "held_out")
+        and job.config.train[0].fold == job.config.evaluate[0].fold
+        for job in runs
+    )
+    models = {job.id: job.config.model for job in camvid if job.arm is None}
+    assert all(
+        (models[job.needs].backbone, models[job.needs].neck)
+        == (job.config.model.backbone, job.config.model.neck)
+        for job in runs
+        if job.needs
+    )
+    assert all(job.needs for job in runs)

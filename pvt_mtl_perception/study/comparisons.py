@@ -1,0 +1,95 @@
+"""The study's comparisons from the results that there are: each endpoint's values by seed, and its claim."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pvt_mtl_perception.study.config import ComparisonConfig, EndpointConfig, StudyConfig, endpoint_value
+from pvt_mtl_perception.study.jobs import Job, job_folder
+from pvt_mtl_perception.study.statistics.claims import Claim, Endpoint, judge
+from pvt_mtl_perception.study.statistics.paired import compare_pairs
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One comparison at one data fraction.
+
+    Attributes:
+        comparison: which.
+        fraction: of the training data.
+        values: by endpoint's name and seed the scores of the arm and of the one it is compared with, 0..1;
+            seeds that both have finished.
+        claims: of the endpoints with two seeds or more: the primary ones as a family, then the others, each
+            alone.
+        missing: by endpoint's name the seeds without both scores.
+    """
+
+    comparison: ComparisonConfig
+    fraction: float
+    values: dict[str, dict[int, tuple[float, float]]]
+    claims: list[Claim]
+    missing: dict[str, list[int]]
+
+
+def compare_arms(study: StudyConfig, jobs: Sequence[Job], out: Path) -> list[Compared]:
+    """Every comparison of the study at every fraction.
+
+    Args:
+        study: the study.
+        jobs: all of its jobs.
+        out: its folder.
+
+    Raises:
+        KeyError, ValueError: when a result lacks an endpoint, from ``endpoint_value``.
+    """
+    scores = {}
+    for job in jobs:
+        folder = job_folder(out, job)
+        if job.arm is not None and folder.result.is_file():
+            scores[job.arm, job.fraction, job.seed] = folder.read_result()["scores"]
+    compared = []
+    for comparison in study.preregistration.comparisons:
+        endpoints = [e for e in study.preregistration.endpoints if e.task in comparison.against]
+        for fraction in study.fractions:
+            values: dict[str, dict[int, tuple[float, float]]] = {}
+            for endpoint in endpoints:
+                arms = comparison.arm, comparison.against[endpoint.task]
+                values[endpoint.name] = {
+                    seed: (
+                        endpoint_value(scores[arms[0], fraction, seed], endpoint),
+                        endpoint_value(scores[arms[1], fraction, seed], endpoint),
+                    )
+                    for seed in study.seeds
+                    if all((arm, fraction, seed) in scores for arm in arms)
+                }
+            missing = {
+                name: [seed for seed in study.seeds if seed not in pairs] for name, pairs in values.items()
+            }
+            claims = _claims(study, comparison, endpoints, values)
+            compared.append(Compared(comparison, fraction, values, claims, missing))
+    return compared
+
+
+def _claims(
+    study: StudyConfig,
+    comparison: ComparisonConfig,
+    endpoints: Sequence[EndpointConfig],
+    values: Mapping[str, Mapping[int, tuple[float, float]]],
+) -> list[Claim]:
+    families = [[e for e in endpoints if e.primary], *([e] for e in endpoints if not e.primary)]
+    claims: list[Claim] = []
+    for family in families:
+        # A family is judged when it is whole: Holm's correction is over all of it.
+        if not family or any(len(values[endpoint.name]) < 2 for endpoint in family):
+            continue
+        pairs = {}
+        for endpoint in family:
+            both = values[endpoint.name].values()
+            pairs[Endpoint(endpoint.name, endpoint.margin)] = compare_pairs(
+                [first for first, _ in both], [second for _, second in both], study.preregistration.alpha
+            )
+        others = dict.fromkeys(comparison.against[endpoint.task] for endpoint in family)
+        claims += judge(pairs, comparison.arm, "/".join(others))
+    return claims
