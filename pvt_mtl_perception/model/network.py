@@ -66,7 +66,7 @@ class MultiTaskNetwork(nn.Module):
         self.spec = spec
         self.labels = labels if labels is not None else load_task_labels(spec)
         # One number is drawn; which parts there are changes neither another part's weights nor what follows.
-        seed = int(torch.randint(1 << 31, ()))
+        seed = int(torch.randint(1 << 31, (), device="cpu"))
         with _own_randomness("backbone", seed):
             self.backbone = Backbone(spec.backbone)
         self.neck: nn.Module | None = None
