@@ -17,7 +17,7 @@ import numpy.typing as npt
 from pvt_mtl_perception.data.synthetic.camera import Camera, Floats, make_camera
 from pvt_mtl_perception.data.synthetic.canvas import SHIFT, Canvas
 from pvt_mtl_perception.data.synthetic.dice import Dice
-from pvt_mtl_perception.data.synthetic.meshes import STAMP_PIXELS, Mix, make_mix, recolor
+from pvt_mtl_perception.data.synthetic.meshes import STAMP_PIXELS, Mix, make_mix, recolor, turn_matrix
 from pvt_mtl_perception.data.synthetic.sprites import WEIGHT, Stamp, make_stamp
 from pvt_mtl_perception.data.synthetic.taxonomy import BICYCLE, PEDESTRIAN, RIDER
 from pvt_mtl_perception.data.synthetic.textures import Bytes
@@ -231,13 +231,6 @@ def _seated(h: float, girth: float, phase: float, motorized: bool) -> Floats:
     )  # fmt: skip
 
 
-def _turn(yaw: float, slope: float) -> Floats:
-    sin_yaw, cos_yaw = math.sin(yaw), math.cos(yaw)
-    return np.array(
-        [[cos_yaw, -sin_yaw, -sin_yaw * slope], [sin_yaw, cos_yaw, cos_yaw * slope], [0.0, 0.0, 1.0]]
-    )
-
-
 def _facing(turn: Floats, away_x: float, away_y: float) -> tuple[bool, bool]:
     """Whether the right side, and whether the back, is turned to a viewer who looks along (x, y)."""
     return bool(turn[0, 0] * away_x + turn[0, 1] * away_y < 0), bool(
@@ -258,7 +251,7 @@ def _stamp(seat: str, phase: int, direction: int, coat: bool, bag: int) -> Stamp
         joints = _seated(h, 1.0, gait, seat == "motorcycle")
     else:
         joints = _walker(h, 1.0, max(gait, 0.0), 0.15 if phase < 0 else 1.0)
-    turn = _turn(direction * 2 * math.pi / _YAWS, 0.0)
+    turn = turn_matrix(direction * 2 * math.pi / _YAWS, 0.0)
     side, tall = int(1.9 * scale), int(2.3 * scale)
     foot = (side / 2, 0.92 * tall)
     view = make_camera(side, tall, scale * distance, (0.0, -distance, 1.5), 0.0, 0.0, 0.0, (0.0, 0.0))
@@ -329,7 +322,7 @@ def paint_person(
         if seat
         else _walker(h, who.girth, phase, 0.15 if standing else 1.0)
     )
-    turn = _turn(yaw, slope)
+    turn = turn_matrix(yaw, slope)
     homogeneous = camera.project(joints @ turn + origin)
     if homogeneous[:, 2].min() < 0.6:
         return
@@ -370,7 +363,7 @@ def paint_bicycle(
     _, _, middle = camera.spot(*origin)
     if middle < 1.2:
         return
-    homogeneous = camera.project(_BICYCLE @ _turn(yaw, slope) + origin)
+    homogeneous = camera.project(_BICYCLE @ turn_matrix(yaw, slope) + origin)
     if homogeneous[:, 2].min() < 0.6:
         return
     unit = camera.focal / middle

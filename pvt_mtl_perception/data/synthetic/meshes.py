@@ -493,7 +493,7 @@ def _motorcycle(length: float, scooter: bool) -> Mesh:
         for y in (-0.68, 0.68):
             b.wheel(body, side * half, y * scale, 0.24 if scooter else 0.3)
     r = 0.24 if scooter else 0.3
-    rear = b.face(
+    b.face(
         [
             (-0.07, -0.9 * scale, 0),
             (0.07, -0.9 * scale, 0),
@@ -502,7 +502,7 @@ def _motorcycle(length: float, scooter: bool) -> Mesh:
         ],
         TYRE,
     )
-    front = b.face(
+    b.face(
         [
             (0.07, 0.9 * scale, 0),
             (-0.07, 0.9 * scale, 0),
@@ -541,7 +541,6 @@ def _motorcycle(length: float, scooter: bool) -> Mesh:
         ],
         DARK,
     )
-    del rear, front
     return b.build(1.05)
 
 
@@ -669,7 +668,8 @@ _HEAD_RADIUS, _TAIL_RADIUS = 0.34, 0.2
 _LAMP_COLORS = {HEADLIGHT: (255.0, 248.0, 226.0), TAILLIGHT: (255.0, 40.0, 30.0)}
 
 
-def _turn(yaw: float, slope: float) -> Floats:
+def turn_matrix(yaw: float, slope: float) -> Floats:
+    """What turns local points (N, 3), multiplied from the right, by a yaw and onto a slope."""
     sin_yaw, cos_yaw = math.sin(yaw), math.cos(yaw)
     return np.array(
         [[cos_yaw, -sin_yaw, -sin_yaw * slope], [sin_yaw, cos_yaw, cos_yaw * slope], [0.0, 0.0, 1.0]]
@@ -724,7 +724,7 @@ def vehicle_view(kind: str, split: str, model: int, direction: int, snowy: bool)
     side = int(scale * math.hypot(shape.length, shape.width) * 1.35) + 24
     tall = int(scale * mesh.height * 1.35) + 24
     foot = (side / 2, tall * 0.86)
-    turn = _turn(direction * 2 * math.pi / _YAWS, 0.0)
+    turn = turn_matrix(direction * 2 * math.pi / _YAWS, 0.0)
     view = make_camera(side, tall, scale * distance, (0.0, -distance, 1.5), 0.0, 0.0, 0.0, (0.0, 0.0))
     homogeneous = view.project(mesh.points @ turn)
     pixels = homogeneous[:, :2] / homogeneous[:, 2:]
@@ -846,7 +846,7 @@ def paint_mesh(
         sunlit: 0 in shadow .. 1.
     """
     camera, light = canvas.camera, canvas.light
-    turn = _turn(yaw, slope)
+    turn = turn_matrix(yaw, slope)
     homogeneous = camera.project(mesh.points @ turn + origin)
     depths = homogeneous[:, 2]
     nearest = float(depths.min())
