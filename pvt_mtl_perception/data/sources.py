@@ -27,6 +27,7 @@ from pvt_mtl_perception.data.synthetic_frames import SyntheticDataset
 from pvt_mtl_perception.labels import LabelSet, TaskLabels, load_label_set
 
 _FRAMES = 200
+_FRAME_SIZE = (640, 384)
 
 TASKS = ("classification", "detection", "segmentation")
 
@@ -64,6 +65,9 @@ class SourceConfig:
         frames: size of a synthetic source, which has no natural end: the pool that training draws from
             (held in memory after its first pass), or the frames that are scored.
         base_seed: where the training scenes of a synthetic source begin; other seeds, other scenes.
+        frame_size: (width, height) in pixels of the frames of a synthetic source.
+        cache: folder that the frames of a synthetic source are kept in, for runs that share them;
+            ``$NAME`` stands for an environment variable.
         fold: which of CamVid's five folds is ``held_out``, 0 to 4; the middle one where None.
         tasks: keep the labels of these tasks only, so that data with several kinds of labels can stand for
             data with one; None keeps all.
@@ -91,6 +95,8 @@ class SourceConfig:
     optional: bool = False
     frames: int = _FRAMES
     base_seed: int = 0
+    frame_size: tuple[int, int] = _FRAME_SIZE
+    cache: str | None = None
     fold: int | None = None
     tasks: list[str] | None = None
     fraction: float = 1.0
@@ -119,7 +125,7 @@ class SourceConfig:
             raise ValueError(f"{self.kind}: limit is at least 1, found {self.limit}")
         if self.kind != "synthetic" and self.root is None:
             raise ValueError(f"data source {self.kind!r} needs the key 'root'")
-        unset = {"frames": _FRAMES, "base_seed": 0, "classification_labels": {}}
+        unset = {"frames": _FRAMES, "base_seed": 0, "frame_size": _FRAME_SIZE, "classification_labels": {}}
         for key, readers in _READERS_OF_KEY.items():
             if self.kind not in readers and getattr(self, key) != unset.get(key):
                 raise ValueError(
@@ -146,7 +152,12 @@ def _groups(source: SourceConfig) -> dict[str, LabelSet]:
 
 def _synthetic(source: SourceConfig, _: Path) -> LabelledSource:
     return SyntheticDataset(
-        cast(Any, source.split), source.base_seed, source.frames, keep=source.split == "train"
+        cast(Any, source.split),
+        source.base_seed,
+        source.frames,
+        source.frame_size,
+        keep=source.split == "train",
+        cache=Path(os.path.expandvars(source.cache)) if source.cache else None,
     )
 
 
@@ -204,6 +215,8 @@ _READERS: Mapping[str, Callable[[SourceConfig, Path], LabelledSource]] = {
 _READERS_OF_KEY = {
     "frames": ("synthetic",),
     "base_seed": ("synthetic",),
+    "frame_size": ("synthetic",),
+    "cache": ("synthetic",),
     "fold": ("camvid",),
     "images": ("coco", "generic"),
     "annotations": ("coco", "generic"),

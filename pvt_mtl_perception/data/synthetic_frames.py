@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
+from pvt_mtl_perception.data import synthetic
 from pvt_mtl_perception.data.reading import require_split
 from pvt_mtl_perception.data.sample import Sample
 from pvt_mtl_perception.data.synthetic import render_frame
@@ -27,6 +36,8 @@ class SyntheticDataset:
         frame_size: (width, height) of a frame in pixels.
         keep: hold rendered frames in memory, 1 MB each at the default size, so that the next pass over a
             pool of ``size`` frames costs no rendering. A frame that is given out is shared, not copied.
+        cache: folder on disk that rendered frames are kept in and read from, for runs that share a pool.
+            Frames of another version of the renderer are not taken.
 
     Raises:
         ValueError: for another split, or when ``size`` is not 1 .. 2**31.
@@ -39,6 +50,7 @@ class SyntheticDataset:
         size: int | None = None,
         frame_size: tuple[int, int] = (640, 384),
         keep: bool = False,
+        cache: Path | None = None,
     ) -> None:
         require_split(split, ("train", "test"), "synthetic")
         if size is not None and not 1 <= size <= _SEEDS:
@@ -53,6 +65,10 @@ class SyntheticDataset:
         )
         self.keep = keep
         self._kept: dict[int, Sample] = {}
+        self.cache = None
+        if cache is not None:
+            width, height = frame_size
+            self.cache = cache / f"{split}_{width}x{height}_{_renderer_digest()}"
 
     def __len__(self) -> int:
         return _SEEDS if self.size is None else self.size
@@ -70,9 +86,67 @@ class SyntheticDataset:
         return (self.base_seed * _STRIDE + index) % _SEEDS
 
     def __getitem__(self, index: int) -> Sample:
-        """One frame, the same each time."""
+        """One frame, the same each time.
+
+        Raises:
+            OSError: when the cache cannot be written.
+        """
         if not self.keep:
-            return render_frame(self.seed(index), *self.frame_size, self.split)
+            return self._frame(self.seed(index))
         if index not in self._kept:
-            self._kept[index] = render_frame(self.seed(index), *self.frame_size, self.split)
+            self._kept[index] = self._frame(self.seed(index))
         return self._kept[index]
+
+    def _frame(self, seed: int) -> Sample:
+        if self.cache is None:
+            return render_frame(seed, *self.frame_size, self.split)
+        path = self.cache / f"{seed}.npz"
+        if not path.is_file():
+            _store(path, render_frame(seed, *self.frame_size, self.split))
+        return _load(path)
+
+
+@functools.cache
+def _renderer_digest() -> str:
+    """Of the renderer's source: another one paints other pictures."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(synthetic.__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _store(path: Path, sample: Sample) -> None:
+    assert sample.boxes is not None and sample.box_labels is not None and sample.mask is not None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    facts = {"name": sample.name, "classes": dict(sample.classes or {}), "box_classes": sample.box_classes}
+    handle, temporary = tempfile.mkstemp(suffix=".npz", dir=path.parent)
+    try:
+        # Uncompressed: unpacking would cost as much as drawing.
+        with os.fdopen(handle, "wb") as file:
+            np.savez(
+                file,
+                image=sample.image,
+                mask=sample.mask,
+                boxes=sample.boxes,
+                box_labels=sample.box_labels,
+                ignore_boxes=sample.ignore_boxes,
+                facts=json.dumps(facts),
+            )
+        os.replace(temporary, path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def _load(path: Path) -> Sample:
+    with np.load(path) as arrays:
+        facts = json.loads(str(arrays["facts"]))
+        return Sample(
+            image=arrays["image"],
+            boxes=arrays["boxes"],
+            box_labels=arrays["box_labels"],
+            ignore_boxes=arrays["ignore_boxes"],
+            box_classes=tuple(facts["box_classes"]),
+            mask=arrays["mask"],
+            classes=facts["classes"],
+            name=facts["name"],
+        )

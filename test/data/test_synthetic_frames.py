@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -24,6 +26,25 @@ def test_frame_is_the_same_each_time_and_fits_the_label_sets() -> None:
     np.testing.assert_array_equal(first.image, again.image)
     np.testing.assert_array_equal(first.mask, again.mask)
     assert first.image.shape == (192, 320, 3) and not np.array_equal(first.image, other.image)
+
+
+def test_frames_of_a_cache_are_those_that_were_rendered(tmp_path: Path) -> None:
+    rendered = SyntheticDataset("train", 3, 10, (320, 192))[7]
+    for _ in range(2):
+        kept = SyntheticDataset("train", 3, 10, (320, 192), cache=tmp_path)[7]
+        for key in ("image", "mask", "boxes", "box_labels", "ignore_boxes"):
+            np.testing.assert_array_equal(getattr(kept, key), getattr(rendered, key))
+        assert (kept.name, kept.classes, kept.box_classes) == (
+            rendered.name,
+            rendered.classes,
+            rendered.box_classes,
+        )
+    (file,) = tmp_path.glob("*/*")
+    SyntheticDataset("train", 3, 10, (320, 160), cache=tmp_path)[7]
+    assert len(list(tmp_path.glob("*/*"))) == 2, "another size is another frame"
+    written = file.stat().st_mtime_ns
+    assert SyntheticDataset("train", 3, 10, (320, 192), cache=tmp_path)[7].name == rendered.name
+    assert file.stat().st_mtime_ns == written
 
 
 def test_endless_frames_make_batches() -> None:
