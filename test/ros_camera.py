@@ -44,12 +44,12 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("topics", nargs="+")
     parser.add_argument("--encoding", default="bgr8", help="rgb8, bgr8, jpeg, png, or nonsense")
-    parser.add_argument("--size", default="200x120")
+    parser.add_argument("--size", default="200x120", help="or several with commas, in turn")
     parser.add_argument("--rate", type=float, default=10.0)
     parser.add_argument("--reliable", action="store_true")
     parser.add_argument("--stamp-now", action="store_true")
     arguments = parser.parse_args()
-    width, height = (int(side) for side in arguments.size.split("x"))
+    sizes = [tuple(int(side) for side in size.split("x")) for size in arguments.size.split(",")]
 
     rclpy.init(args=[])
     node = rclpy.create_node(f"camera_{time.time_ns() % 1000000}")
@@ -61,10 +61,14 @@ def main() -> None:
     message_type = CompressedImage if compressed else Image
     publishers = [node.create_publisher(message_type, topic, profile) for topic in arguments.topics]
     number = 0
-    payloads = [payload(arguments.encoding, picture(i, width, height)) for i in range(PICTURES)]
+    payloads = [
+        [payload(arguments.encoding, picture(i, width, height)) for i in range(PICTURES)]
+        for width, height in sizes
+    ]
 
     def publish() -> None:
         nonlocal number
+        width, height = sizes[number % len(sizes)]
         for topic, publisher in zip(arguments.topics, publishers, strict=True):
             message = message_type()
             message.header.frame_id = f"{topic.removesuffix('/compressed')} optical"
@@ -79,7 +83,7 @@ def main() -> None:
                 message.height, message.width = height, width
                 message.encoding = arguments.encoding
                 message.step = 3 * width
-            message.data.frombytes(payloads[number % PICTURES])
+            message.data.frombytes(payloads[number % len(sizes)][number % PICTURES])
             publisher.publish(message)
         number += 1
 

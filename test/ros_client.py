@@ -37,6 +37,10 @@ class Listener:
             self._messages.append(message)
             self._news.notify_all()
 
+    def forget_all(self) -> None:
+        with self._news:
+            self._messages.clear()
+
     @property
     def messages(self) -> list[Any]:
         with self._news:

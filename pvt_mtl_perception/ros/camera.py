@@ -69,6 +69,12 @@ class Frame:
     message: Image | CompressedImage
     received: float
 
+    @property
+    def stamp(self) -> float:
+        """The header's stamp in seconds; as a float it is exact to a microsecond."""
+        stamp = self.message.header.stamp
+        return float(stamp.sec + 1e-9 * stamp.nanosec)
+
 
 class ImageGate(CallbackGroup):
     """A callback group whose subscription, with its events, is served only while the gate is open.
@@ -174,6 +180,11 @@ class Camera:
         self.newest = frame
         self.look = False
         self.last_image = time.monotonic()
+
+    def drop(self) -> None:
+        """The frame that waits is too old to go with the other cameras' frames."""
+        if self.take() is not None:
+            self.statistics.on_replaced()
 
     def take(self) -> Frame | None:
         """The frame that waits, which then waits no more."""

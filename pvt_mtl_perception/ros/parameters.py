@@ -154,6 +154,14 @@ class Settings:
         "configure",
         choices=("raw", "compressed"),
     )
+    sync_tolerance: float = _parameter(
+        0.0,
+        "Seconds by which the stamps of the cameras' images in one batch may differ; a camera's missing "
+        "image is waited for as long, and an older one is left out. 0 takes what is there.",
+        "configure",
+        minimum=0.0,
+        maximum=10.0,
+    )
     autostart: bool = _parameter(
         True,
         "Configure and activate without outside help; with false the node waits for a lifecycle manager.",

@@ -28,6 +28,7 @@ from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.time import Time
+from rclpy.timer import Timer
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
@@ -99,6 +100,7 @@ class PerceptionNode(LifecycleNode):
         self._batches: queue.SimpleQueue[list[Frame] | None] = queue.SimpleQueue()
         self._busy = False
         self._dispatching = False
+        self._sync_timer: Timer | None = None
         self._statistics_lock = threading.Lock()
         self._frames_by_task: Counter[str] = Counter()
         self._batches_by_size: Counter[int] = Counter()
@@ -199,6 +201,11 @@ class PerceptionNode(LifecycleNode):
         stamp = self.get_clock().now().to_msg()
         self._worker = threading.Thread(target=self._work, name="perception worker", daemon=True)
         self._worker.start()
+        if self._settings.sync_tolerance > 0:
+            self._sync_timer = self.create_timer(
+                self._settings.sync_tolerance, self._dispatch, clock=self._steady_clock
+            )
+            self._sync_timer.cancel()
         for camera in self._cameras:
             camera.publish_label_info(Header(stamp=stamp))
             self._subscribe(camera)
@@ -260,6 +267,9 @@ class PerceptionNode(LifecycleNode):
             if camera.subscription is not None:
                 self.destroy_subscription(camera.subscription)
                 camera.subscription = None
+        if self._sync_timer is not None:
+            self.destroy_timer(self._sync_timer)
+            self._sync_timer = None
         if self._worker is not None:
             self._batches.put(None)
             self._worker.join()
@@ -314,7 +324,12 @@ class PerceptionNode(LifecycleNode):
             camera.silent = False
             self.get_logger().info(f"images arrive on {self._input_topic(camera)}")
         camera.put(Frame(camera, message, received), self._sequence(camera, info))
-        if all(each.newest is not None for each in self._cameras):
+        if self._sync_timer is not None:
+            if self._are_synchronous():
+                self._dispatch()
+            elif self._sync_timer.is_canceled():
+                self._sync_timer.reset()
+        elif all(each.newest is not None for each in self._cameras):
             self._dispatch()
         elif not self._dispatching:
             # A task runs after every callback that is ready now: frames that arrived together share a batch.
@@ -328,8 +343,29 @@ class PerceptionNode(LifecycleNode):
             return None
         return int(number)
 
+    def _oldest_stamp(self) -> float:
+        """What an image of a synchronous batch has at least."""
+        stamps = [camera.newest.stamp for camera in self._cameras if camera.newest is not None]
+        return max(stamps, default=0.0) - self._settings.sync_tolerance
+
+    def _are_synchronous(self) -> bool:
+        """Whether there is an image of every camera that is alive and wanted, all from the same time."""
+        oldest = self._oldest_stamp()
+        return all(
+            camera.newest.stamp >= oldest
+            if camera.newest is not None
+            else camera.silent or not camera.wanted()
+            for camera in self._cameras
+        )
+
     def _dispatch(self) -> None:
         self._dispatching = False
+        if self._sync_timer is not None:
+            self._sync_timer.cancel()
+            oldest = self._oldest_stamp()
+            for camera in self._cameras:
+                if camera.newest is not None and camera.newest.stamp < oldest:
+                    camera.drop()
         frames = [frame for camera in self._cameras if (frame := camera.take()) is not None]
         if frames and self._worker is not None:
             self._busy = True

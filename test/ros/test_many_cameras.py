@@ -1,0 +1,96 @@
+"""A node with six cameras in three processes: one changes its size, one dies, one never starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ros_client import TIMEOUT, RosClient
+from sensor_msgs.msg import Image
+from vision_msgs.msg import Classification
+
+NAMES = ("front", "front_left", "front_right", "back", "back_left", "back_right")
+SIZES = ("320x180", "160x200")
+TOLERANCE = 0.02
+"""Seconds; the three front cameras' stamps differ by less, two frames of a camera by more."""
+
+
+@pytest.fixture(scope="module")
+def mortal(start_camera: Any) -> Any:
+    """The camera that dies."""
+    return start_camera("back_left/image", "--rate", "20", "--stamp-now")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def node(
+    start_node: Any, start_camera: Any, mortal: Any, client: RosClient, checkpoint: Path
+) -> Iterator[Any]:
+    front = [f"{name}/image" for name in NAMES[:3]]
+    # Faster than the node, so that it cannot but leave frames out.
+    start_camera(*front, "--rate", "30", "--size", "320x180", "--stamp-now")
+    start_camera("back/image", "--rate", "7", "--size", ",".join(SIZES), "--stamp-now")
+    process = start_node(
+        model_path=checkpoint,
+        device="cpu",
+        cameras=str(list(NAMES)),
+        input_size="[64, 96]",
+        no_image_warning_period=1.0,
+    )
+    client.wait_for_state("active")
+    yield process
+    assert process.stop(TIMEOUT) == 0, process.output
+    assert "Traceback" not in process.output, process.output
+
+
+def test_cameras_that_change_size_die_or_never_start_delay_no_other(client: RosClient, mortal: Any) -> None:
+    masks = {name: client.listen(Image, f"/{name}/segmentation/mask") for name in NAMES}
+    sizes = {f"{masks['back'].wait_for().width}x{masks['back'].messages[-1].height}"}
+    masks["back"].wait_for(lambda mask: f"{mask.width}x{mask.height}" not in sizes)
+    client.node_values(
+        lambda values: any(pair.startswith("5: ") for pair in values["batches by size"].split(", "))
+    )
+    masks["back_left"].wait_for()
+    mortal.stop(TIMEOUT)
+    client.camera_values("/back_left/image", lambda values: values["level"] == "WARN")
+    for name in NAMES[:4]:
+        before = len(masks[name].messages)
+        masks[name].wait_for(lambda _, name=name, before=before: len(masks[name].messages) > before + 5)
+    assert client.camera_values("/back_right/image")["level"] == "WARN"
+    assert not masks["back_right"].messages
+    widths = {name: {mask.width for mask in masks[name].messages} for name in NAMES[:4]}
+    assert widths == {**{name: {320} for name in NAMES[:3]}, "back": {320, 160}}
+    client.forget(*masks.values())
+
+
+def test_synchronous_batches_hold_one_stamp(client: RosClient) -> None:
+    assert client.change_state(4) and client.change_state(2), "deactivate, clean up"
+    assert client.set_parameter("sync_tolerance", TOLERANCE) == ""
+    assert client.change_state(1) and client.change_state(3), "configure, activate"
+    assert "read when the node is configured" in client.set_parameter("sync_tolerance", 0.0)
+    listeners = {name: client.listen(Classification, f"/{name}/classification") for name in NAMES}
+    client.camera_values("/back_right/image", lambda values: values["level"] == "WARN")
+    for listener in listeners.values():
+        listener.forget_all()
+    listeners["back"].wait_for(lambda _: len(listeners["back"].messages) > 8)
+    stamps = {
+        name: np.array(
+            [m.header.stamp.sec % 10000 + 1e-9 * m.header.stamp.nanosec for m in listener.messages]
+        )
+        for name, listener in listeners.items()
+    }
+    client.forget(*listeners.values())
+
+    def distances(name: str, other: str) -> Any:
+        inner = stamps[name][2:-2]
+        return np.abs(inner[:, None] - stamps[other][None]).min(axis=1)
+
+    for name, other in permutations(NAMES[:3], 2):
+        # One that comes later than the tolerance, on a busy machine, is left out.
+        alone = float(np.mean(distances(name, other) > TOLERANCE))
+        assert alone < 0.2, f"{alone:.0%} of {name}'s frames were processed without {other}'s"
+    assert distances("back", "front").max() <= TOLERANCE, "frames of different times shared a batch"
+    assert len(stamps["front"]) > 10 and (np.diff(stamps["front"]) > 0).all()
