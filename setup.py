@@ -51,6 +51,8 @@ setup(
         "av>=12",
         "huggingface-hub>=2.4",
         "jsonargparse>=4.49",
+        "mcap>=1.2",
+        "mcap-protobuf-support>=0.5",
         "numpy>=1.26",
         "opencv-python-headless>=4.6",
         "pillow>=10.1",

@@ -17,6 +17,7 @@ from pvt_mtl_perception.bags.types import (
     LABEL_INFO,
     typestore,
 )
+from pvt_mtl_perception.inference.image_formats import is_compressed
 from pvt_mtl_perception.labels import LabelSet
 from pvt_mtl_perception.result import Classification, Detections
 
@@ -72,12 +73,20 @@ def copied_image(header: Any, message: Any) -> Any:
 
     Args:
         header: goes into the copy.
-        message: of one of ``bags.reader.IMAGE_TYPES``.
+        message: of one of ``bags.types.IMAGE_TYPES``.
     """
-    if message.__msgtype__ != IMAGE:
-        return compressed_image_message(header, message.format, message.data)
-    names = ("height", "width", "encoding", "is_bigendian", "step", "data")
-    return typestore().types[IMAGE](header=header, **{name: getattr(message, name) for name in names})
+    data = np.frombuffer(message.data, np.uint8)
+    if is_compressed(message):
+        return compressed_image_message(header, message.format, data)
+    return typestore().types[IMAGE](
+        header=header,
+        height=message.height,
+        width=message.width,
+        encoding=message.encoding,
+        is_bigendian=int(getattr(message, "is_bigendian", False)),
+        step=message.step,
+        data=data,
+    )
 
 
 def _bounding_box(box: npt.NDArray[np.float32]) -> Any:

@@ -1,4 +1,4 @@
-"""Camera images out of a ROS 1 or ROS 2 bag, in time order and without ROS."""
+"""Camera images out of a bag of ROS 1, ROS 2 or Foxglove messages, in time order and without ROS."""
 
 from __future__ import annotations
 
@@ -10,18 +10,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from rosbags.highlevel import AnyReader
-from rosbags.interfaces import Connection
 
-from pvt_mtl_perception.bags.types import (
-    COMPRESSED_IMAGE,
-    FOXGLOVE_COMPRESSED_IMAGE,
-    IMAGE,
-    typestore,
-)
-from pvt_mtl_perception.inference.image_formats import decode_compressed, decode_raw
-
-IMAGE_TYPES = (IMAGE, COMPRESSED_IMAGE, FOXGLOVE_COMPRESSED_IMAGE)
+from pvt_mtl_perception.bags.message_sources import MessageError, open_source
+from pvt_mtl_perception.bags.types import COMPRESSED_IMAGE_TYPES, IMAGE_TYPES
+from pvt_mtl_perception.inference.image_formats import decode_message
 
 
 @dataclass(frozen=True)
@@ -30,13 +22,18 @@ class BagTopic:
 
     Attributes:
         name: full topic name.
-        type: like ``sensor_msgs/msg/Image``, also for ROS 1.
+        type: like ``sensor_msgs/msg/Image``, also for ROS 1, or ``foxglove.RawImage``.
         count: number of messages.
     """
 
     name: str
     type: str
     count: int
+
+    @property
+    def compressed(self) -> bool:
+        """Whether its messages are compressed images."""
+        return self.type in COMPRESSED_IMAGE_TYPES
 
     def __str__(self) -> str:
         return f"{self.name} ({self.type}, {self.count} messages)"
@@ -69,18 +66,8 @@ class BagImage:
             ValueError: when the encoding is not supported or the data are damaged, naming bag, topic and
                 stamp.
         """
-        message = self.message
         try:
-            if message.__msgtype__ != IMAGE:
-                return decode_compressed(message.format, message.data)
-            return decode_raw(
-                message.encoding,
-                message.height,
-                message.width,
-                message.step,
-                bool(message.is_bigendian),
-                message.data,
-            )
+            return decode_message(self.message)
         except ValueError as error:
             seconds = f"{self.stamp // 10**9}.{self.stamp % 10**9:09d}"
             raise ValueError(f"{self.bag}, topic {self.topic}, stamp {seconds}: {error}") from None
@@ -105,15 +92,11 @@ class BagReader:
             hint = f"; it holds {', '.join(files)}: give one of these files" if files else ""
             raise ValueError(f"{self.path} is a folder without metadata.yaml, so not a rosbag2 bag{hint}")
         try:
-            self._reader = AnyReader([self.path], default_typestore=typestore())
-            self._reader.open()
+            self._source = open_source(self.path)
         except Exception as error:  # damaged bytes make the reader raise almost anything
             raise ValueError(f"{self.path} cannot be read as a bag: {error!r}") from error
-        counts: dict[tuple[str, str], int] = {}
-        for connection in self._reader.connections:
-            key = connection.topic, connection.msgtype
-            counts[key] = counts.get(key, 0) + connection.msgcount
-        self.topics = tuple(BagTopic(name, kind, count) for (name, kind), count in sorted(counts.items()))
+        counts = sorted(self._source.counts.items())
+        self.topics = tuple(BagTopic(name, kind, count) for (name, kind), count in counts)
 
     def __enter__(self) -> BagReader:
         return self
@@ -124,7 +107,7 @@ class BagReader:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._reader.close()
+        self._source.close()
 
     @property
     def image_topics(self) -> tuple[BagTopic, ...]:
@@ -134,12 +117,12 @@ class BagReader:
     @property
     def start(self) -> int:
         """When the first message was recorded, ns since the epoch."""
-        return self._reader.start_time
+        return self._source.start
 
     @property
     def duration(self) -> float:
         """Seconds from the first message to the last."""
-        return self._reader.duration / 1e9
+        return (self._source.end - self._source.start) / 1e9
 
     def select(self, names: Sequence[str] = ()) -> tuple[BagTopic, ...]:
         """The image topics with these names, in their order; without names, the bag's only one.
@@ -167,38 +150,18 @@ class BagReader:
             raise ValueError(f"{self.path}: {what}; image topics: {listed}")
         return tuple(images[name] for name in dict.fromkeys(names))
 
-    def raw_messages(self, topics: Iterable[str]) -> Iterator[tuple[Connection, int, bytes]]:
-        """Connection, recording time in ns, and serialised message, in time order.
-
-        Raises:
-            ValueError: when the file is damaged on the way, naming the bag.
-        """
-        wanted = set(topics)
-        connections = [c for c in self._reader.connections if c.topic in wanted]
-        if not connections:
-            return
-        try:
-            yield from self._reader.messages(connections)
-        except Exception as error:
-            raise ValueError(f"{self.path} is damaged: {error!r}") from error
-
     def messages(self, topics: Iterable[str], skip: int = 0) -> Iterator[tuple[str, int, Any]]:
         """Topic, recording time in ns, and message, in time order, without the first ``skip``.
 
         Raises:
             ValueError: when the file is damaged on the way, naming bag and topic.
         """
-        for index, (connection, timestamp, data) in enumerate(self.raw_messages(topics)):
-            if index < skip:
-                continue
-            try:
-                message = self._reader.deserialize(data, connection.msgtype)
-            except Exception as error:
-                raise ValueError(
-                    f"{self.path}, topic {connection.topic}: a {connection.msgtype} at {timestamp} ns "
-                    f"cannot be deserialised: {error!r}"
-                ) from error
-            yield connection.topic, timestamp, message
+        try:
+            yield from self._source.messages(frozenset(topics), skip)
+        except MessageError as error:
+            raise ValueError(f"{self.path}, {error}") from error
+        except Exception as error:
+            raise ValueError(f"{self.path} is damaged: {error!r}") from error
 
     def images(self, topics: Iterable[BagTopic], skip: int = 0) -> Iterator[BagImage]:
         """The image messages of the topics in time order, without the first ``skip``.
@@ -208,9 +171,16 @@ class BagReader:
         """
         names = [topic.name for topic in topics]
         for topic, timestamp, message in self.messages(names, skip):
-            if message.__msgtype__ == FOXGLOVE_COMPRESSED_IMAGE:
-                time, frame_id = message.timestamp, message.frame_id
-            else:
-                time, frame_id = message.header.stamp, message.header.frame_id
-            stamp = time.sec * 10**9 + time.nanosec
+            stamp, frame_id = _stamp_and_frame(message)
             yield BagImage(str(self.path), topic, timestamp, stamp, frame_id, message)
+
+
+def _stamp_and_frame(message: Any) -> tuple[int, str]:
+    """A message's stamp in ns and its frame; Foxglove's messages have both beside the pixels."""
+    if hasattr(message, "header"):
+        time, frame_id = message.header.stamp, message.header.frame_id
+    else:
+        time, frame_id = message.timestamp, message.frame_id
+    if hasattr(time, "nanos"):
+        return time.seconds * 10**9 + time.nanos, frame_id
+    return time.sec * 10**9 + time.nanosec, frame_id

@@ -29,12 +29,18 @@ _VISION_MSGS = {
 
 IMAGE = "sensor_msgs/msg/Image"
 COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
-FOXGLOVE_COMPRESSED_IMAGE = "foxglove_msgs/msg/CompressedImage"
 DETECTIONS = "vision_msgs/msg/Detection2DArray"
 BOXES = "vision_msgs/msg/BoundingBox2DArray"
 CLASSIFICATION = "vision_msgs/msg/Classification"
 LABEL_INFO = "vision_msgs/msg/LabelInfo"
 DIAGNOSTICS = "diagnostic_msgs/msg/DiagnosticArray"
+
+# foxglove.*: protobuf, as in conversions of nuScenes; foxglove_msgs: the same fields as ROS messages.
+RAW_IMAGE_TYPES = (IMAGE, "foxglove.RawImage", "foxglove_msgs/msg/RawImage")
+COMPRESSED_IMAGE_TYPES = (
+    COMPRESSED_IMAGE, "foxglove.CompressedImage", "foxglove_msgs/msg/CompressedImage"
+)  # fmt: skip
+IMAGE_TYPES = (*RAW_IMAGE_TYPES, *COMPRESSED_IMAGE_TYPES)
 
 
 @cache
@@ -44,6 +50,12 @@ def typestore() -> Typestore:
     for name, fields in _VISION_MSGS.items():
         store.register(get_types_from_msg(fields, f"vision_msgs/msg/{name}"))
     return store
+
+
+@cache
+def ros1_typestore() -> Typestore:
+    """ROS 1 Noetic's types, for ROS 1 messages in an MCAP file."""
+    return get_typestore(Stores.ROS1_NOETIC)
 
 
 def _qos(depth: int, durability: QosDurability) -> Qos:

@@ -1,6 +1,7 @@
-"""Predicts every image of a ROS 1 or ROS 2 bag, without ROS, into a new bag with the original stamps.
+"""Predicts every image of a bag, without ROS, into a new bag with the original stamps.
 
-A run that was ended by Ctrl-C, a kill or a power cut is continued by the same command.
+The bag is one of ROS 1 or ROS 2, or an MCAP file with Foxglove's images. Without OUT its image topics are
+listed. A run that was ended by Ctrl-C, a kill or a power cut is continued by the same command.
 """
 
 from __future__ import annotations
@@ -22,13 +23,19 @@ SUMMARY = "results of every image of a bag into a new bag, without ROS"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds this verb's arguments."""
     parser.add_argument("source", type=Path, metavar="IN", help="ROS 1 .bag, rosbag2 folder, .mcap or .db3")
-    parser.add_argument("target", type=Path, metavar="OUT", help="folder of the new ROS 2 bag")
-    parser.add_argument(
+    parser.add_argument("target", type=Path, metavar="OUT", nargs="?", help="folder of the new ROS 2 bag")
+    cameras = parser.add_mutually_exclusive_group()
+    cameras.add_argument(
         "--topic",
         action="append",
         default=[],
         metavar="TOPIC",
         help="image topic, raw or compressed; again for further cameras; not needed where there is one",
+    )
+    cameras.add_argument(
+        "--preset",
+        metavar="NAME",
+        help="every camera of a known data set: kitti or nuscenes (config/presets)",
     )
     parser.add_argument("--batch", type=int, default=1, help="images at once; default: %(default)s")
     parser.add_argument("--images", action="store_true", help="copy the images into the new bag")
@@ -50,9 +57,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Predicts the bag, then draws the videos."""
+    """Lists the bag's images, or predicts them and draws the videos."""
+    from pvt_mtl_perception.bags.listing import image_listing
     from pvt_mtl_perception.bags.overlay import write_overlay_video
     from pvt_mtl_perception.bags.predict import predict_bag
+    from pvt_mtl_perception.bags.presets import load_preset
+    from pvt_mtl_perception.bags.reader import BagReader
+
+    topics = list(args.topic)
+    with BagReader(args.source) as reader:
+        if args.preset:
+            topics = [topic.name for topic in load_preset(args.preset).topics(reader).values()]
+        if args.target is None or (not topics and len(reader.image_topics) > 1):
+            print(image_listing(reader))
+        if args.target is None:
+            return 0
+        reader.select(topics)
 
     predictor = load_predictor(args)
     begun = time.monotonic()
@@ -60,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
         args.source,
         args.target,
         predictor,
-        topics=args.topic,
+        topics=topics,
         batch_size=args.batch,
         with_images=args.images,
         storage=args.storage,

@@ -24,8 +24,16 @@ def _size(text: str) -> tuple[int, int]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds this verb's arguments."""
-    parser.add_argument("--bag", type=Path, help="ROS 1 or ROS 2 bag to play instead of a rendered drive")
-    parser.add_argument("--topic", help="its image topic, raw or compressed; not needed where there is one")
+    parser.add_argument(
+        "--bag", type=Path, help="bag of ROS 1, ROS 2 or Foxglove images to play instead of a rendered drive"
+    )
+    camera = parser.add_mutually_exclusive_group()
+    camera.add_argument("--topic", help="its image topic, raw or compressed; not needed where there is one")
+    camera.add_argument(
+        "--preset",
+        metavar="NAME",
+        help="the first camera of a known data set: kitti or nuscenes (config/presets)",
+    )
     parser.add_argument(
         "--out", type=Path, default=Path("out/demo"), help="folder for results; default: %(default)s"
     )
@@ -44,19 +52,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the demonstration and prints its figures."""
+    from pvt_mtl_perception.bags.listing import image_listing
+    from pvt_mtl_perception.bags.presets import load_preset
+    from pvt_mtl_perception.bags.reader import BagReader
     from pvt_mtl_perception.demo.drive import DriveSettings
     from pvt_mtl_perception.demo.measurement import table_rows
     from pvt_mtl_perception.demo.run import run_demo
     from pvt_mtl_perception.model.hub import resolve_checkpoint
 
-    if args.topic and not args.bag:
-        raise ValueError("--topic names a topic of --bag, which is missing")
+    if (args.topic or args.preset) and not args.bag:
+        raise ValueError("--topic and --preset name a topic of --bag, which is missing")
+    topic = args.topic
+    if args.bag:
+        with BagReader(args.bag) as reader:
+            if args.preset:
+                topic = next(iter(load_preset(args.preset).topics(reader).values())).name
+            elif not topic and len(reader.image_topics) > 1:
+                print(image_listing(reader))
     width, height = args.size
     report = run_demo(
         args.out,
         resolve_checkpoint(args.model) if args.model else shipped_checkpoint(),
         bag=args.bag,
-        topic=args.topic,
+        topic=topic,
         drive=DriveSettings(args.seed, width, height, args.fps, args.seconds),
         device=args.device,
     )

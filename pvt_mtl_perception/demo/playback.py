@@ -116,7 +116,7 @@ def play_through_node(
     recorded = [kind for task, kind in kinds.items() if task in tasks]
     playback = Playback(folder / "recording", folder / "published.jsonl", places, folder / "node.log")
     environment = ros_environment()
-    compressed = topic.type != IMAGE
+    compressed = topic.compressed
     with ExitStack() as stack:
         node = stack.enter_context(
             Child(

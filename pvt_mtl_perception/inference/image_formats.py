@@ -55,6 +55,36 @@ ENCODINGS: Mapping[str, Encoding] = {
 }
 
 
+def is_compressed(message: Any) -> bool:
+    """Whether an image message is a compressed one, which alone has the field ``format``."""
+    return hasattr(message, "format")
+
+
+def decode_message(message: Any) -> Image:
+    """The pixels of an image message of any kind as RGB.
+
+    Args:
+        message: anything with the fields of sensor_msgs/Image or sensor_msgs/CompressedImage. Foxglove's raw
+            images lack ``is_bigendian``, which then is false.
+
+    Returns:
+        uint8 (H, W, 3), RGB, as ``decode_raw`` and ``decode_compressed`` give it.
+
+    Raises:
+        ValueError: from those two.
+    """
+    if is_compressed(message):
+        return decode_compressed(message.format, message.data)
+    return decode_raw(
+        message.encoding,
+        message.height,
+        message.width,
+        message.step,
+        bool(getattr(message, "is_bigendian", False)),
+        message.data,
+    )
+
+
 def decode_raw(encoding: str, height: int, width: int, step: int, is_bigendian: bool, data: Any) -> Image:
     """The pixels of a sensor_msgs/Image as RGB.
 

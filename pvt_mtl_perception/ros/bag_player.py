@@ -1,6 +1,6 @@
-"""Plays the images of one topic of a bag in real time, where ``ros2 bag play`` is not installed or too blunt.
+"""Plays the images of a bag in real time, where ``ros2 bag play`` is not installed or does not read the bag.
 
-Unlike ``ros2 bag play`` it reads ROS 1 bags and foxglove images, and waits until its subscribers are there.
+Unlike ``ros2 bag play`` it reads ROS 1 bags and Foxglove's images, and waits until its subscribers are there.
 """
 
 from __future__ import annotations
@@ -25,12 +25,14 @@ from sensor_msgs.msg import CompressedImage, Image
 from pvt_mtl_perception.bags.messages import copied_image, header
 from pvt_mtl_perception.bags.reader import BagReader, BagTopic
 from pvt_mtl_perception.bags.results import BagWriter
-from pvt_mtl_perception.bags.types import IMAGE
 from pvt_mtl_perception.inference.batches import prefetched
 
 NODE_NAME = "bag_player"
 FAREWELL = 0.5
 """Seconds after the last image in which best-effort subscribers, who acknowledge nothing, take it."""
+
+LOOP_GAP = 10**8
+"""Nanoseconds between the last image of a round and the first of the next."""
 
 STAY = 0.2
 """Seconds between two looks for a signal, which may reach another thread than the sleeping one."""
@@ -39,28 +41,49 @@ STAY = 0.2
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="bag_player", description=__doc__)
     parser.add_argument("bag", type=Path, help="ROS 1 .bag, rosbag2 folder, .mcap or .db3")
-    parser.add_argument("--topic", help="image topic; not needed where the bag has one")
+    parser.add_argument(
+        "--topic",
+        action="append",
+        default=[],
+        help="image topic; again for further cameras; not needed where the bag has one",
+    )
     parser.add_argument("--rate", type=float, default=1.0, help="speed, 1 is real time; default: %(default)s")
     parser.add_argument(
-        "--subscribers", type=int, default=1, help="waits for so many before it plays; default: %(default)s"
+        "--subscribers",
+        type=int,
+        default=1,
+        help="waits for so many of each topic before it plays; default: %(default)s",
     )
     parser.add_argument(
         "--timeout", type=float, default=60.0, help="seconds to wait for them; default: %(default)s"
     )
     parser.add_argument(
-        "--log", type=Path, help="JSON lines with each image's stamp and when it was published, in ns"
+        "--log", type=Path, help="JSON lines with each image's topic, stamp and when it was published, in ns"
     )
+    parser.add_argument("--loop", action="store_true", help="plays it for ever, until SIGINT")
     parser.add_argument(
         "--stay", action="store_true", help="remains a publisher after the last image, until SIGINT"
     )
     return parser
 
 
-def _serialized(reader: BagReader, topic: BagTopic) -> Iterator[tuple[int, int, bytes]]:
-    """Recording time and stamp in ns, and the message as ROS 2 sends it."""
-    for image in reader.images([topic]):
-        message = copied_image(header(image.stamp, image.frame_id), image.message)
-        yield image.timestamp, image.stamp, bytes(BagWriter.serialize(message))
+def _serialized(
+    reader: BagReader, topics: Sequence[BagTopic], loop: bool
+) -> Iterator[tuple[str, int, int, bytes]]:
+    """Topic, recording time and stamp in ns, and the message as ROS 2 sends it.
+
+    Each round of a loop is recorded after the one before.
+    """
+    shift = 0
+    while True:
+        latest = 0
+        for image in reader.images(topics):
+            message = copied_image(header(image.stamp, image.frame_id), image.message)
+            latest = image.timestamp + shift
+            yield image.topic, latest, image.stamp, bytes(BagWriter.serialize(message))
+        if not loop or not latest:
+            return
+        shift += round(reader.duration * 1e9) + LOOP_GAP
 
 
 def _wait_for_subscribers(publisher: Publisher, count: int, timeout: float) -> None:
@@ -85,29 +108,35 @@ def play(node: Node, args: argparse.Namespace) -> None:
         raise ValueError(f"--rate is {args.rate}; it must be above 0")
     with ExitStack() as stack:
         reader = stack.enter_context(BagReader(args.bag))
-        (topic,) = reader.select([args.topic] if args.topic else [])
+        topics = reader.select(args.topic)
         log = stack.enter_context(args.log.open("w")) if args.log else None
-        publisher = node.create_publisher(
-            Image if topic.type == IMAGE else CompressedImage,
-            topic.name,
-            QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=5, reliability=ReliabilityPolicy.RELIABLE),
-        )
-        print(f"waiting for {args.subscribers} subscribers of {publisher.topic_name}", flush=True)
-        _wait_for_subscribers(publisher, args.subscribers, args.timeout)
-        print(f"playing {topic.count} images", flush=True)
-        messages = stack.enter_context(closing(prefetched(_serialized(reader, topic), depth=8)))
+        profile = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=5, reliability=ReliabilityPolicy.RELIABLE)
+        publishers = {
+            topic.name: node.create_publisher(
+                CompressedImage if topic.compressed else Image, topic.name, profile
+            )
+            for topic in topics
+        }
+        names = ", ".join(publishers)
+        print(f"waiting for {args.subscribers} subscribers of {names}", flush=True)
+        for publisher in publishers.values():
+            _wait_for_subscribers(publisher, args.subscribers, args.timeout)
+        print(f"playing {sum(topic.count for topic in topics)} images", flush=True)
+        images = _serialized(reader, topics, args.loop)
+        messages = stack.enter_context(closing(prefetched(images, depth=8)))
         begun, first, count = 0.0, 0, 0
-        for timestamp, stamp, data in messages:
+        for name, timestamp, stamp, data in messages:
             if not count:
                 begun, first = time.monotonic(), timestamp
             due = begun + (timestamp - first) / 1e9 / args.rate
             time.sleep(max(0.0, due - time.monotonic()))
             published = time.time_ns()
-            publisher.publish(data)
+            publishers[name].publish(data)
             count += 1
             if log is not None:
-                log.write(json.dumps({"stamp": stamp, "published": published}) + "\n")
-        publisher.wait_for_all_acked(Duration(seconds=5))
+                log.write(json.dumps({"topic": name, "stamp": stamp, "published": published}) + "\n")
+        for publisher in publishers.values():
+            publisher.wait_for_all_acked(Duration(seconds=5))
         print(f"played {count} images in {time.monotonic() - begun:.2f} s", flush=True)
         time.sleep(FAREWELL)
         while args.stay:

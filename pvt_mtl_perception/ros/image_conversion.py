@@ -10,7 +10,7 @@ import numpy.typing as npt
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
-from pvt_mtl_perception.inference.image_formats import ENCODINGS, decode_compressed, decode_raw
+from pvt_mtl_perception.inference.image_formats import ENCODINGS, decode_message
 
 _CHANNELS = {"mono8": 1, "rgb8": 3}
 
@@ -40,17 +40,8 @@ def image_to_rgb(message: Image | CompressedImage) -> npt.NDArray[np.uint8]:
         ValueError: for an encoding or format that is not supported, or data that contradict the message's
             size, step or format, naming both.
     """
-    if isinstance(message, CompressedImage):
-        return decode_compressed(message.format, message.data)
-    if message.encoding in ENCODINGS:
-        return decode_raw(
-            message.encoding,
-            message.height,
-            message.width,
-            message.step,
-            bool(message.is_bigendian),
-            message.data,
-        )
+    if isinstance(message, CompressedImage) or message.encoding in ENCODINGS:
+        return decode_message(message)
     bridge = _cv_bridge()
     if bridge is None:
         raise ValueError(
