@@ -1,10 +1,10 @@
-"""Compare the running node with the bare predictor on a 1080p camera: ``python benchmarks/node.py --help``.
+"""Compare the running node with the bare predictor on 1080p cameras: ``python benchmarks/node.py --help``.
 
-The camera, the node, the bare predictor and this listener are four processes. Node and predictor take
-turns beside the same camera, so that their ratio holds for whatever else the machine does; the predictor is
-also timed without the camera. At the end the camera slows down to half of what the node can do, which shows
-the latency of a node that is free when a frame arrives. ``--memory-minutes`` goes on like that and reads the
-node's memory.
+The cameras, the node, the bare predictor and this listener are four processes. Node and predictor take
+turns beside the same cameras, so that their ratio holds for whatever else the machine does; the predictor is
+also timed without them. With several cameras both take a frame of each at once. At the end the cameras slow
+down to half of what the node can do, which shows the latency of a node that is free when a frame arrives.
+``--memory-minutes`` goes on like that and reads the node's memory.
 """
 
 from __future__ import annotations
@@ -45,24 +45,38 @@ def frames(width: int, height: int) -> list[np.ndarray]:
     return [np.ascontiguousarray(t.repeat(8, 0).repeat(8, 1)) for t in tile]
 
 
-def camera(width: int, height: int, rate: float) -> None:
-    """Publishes rgb8 best effort until it is stopped."""
+def camera_names(count: int) -> list[str]:
+    """One camera has no name, which leaves its topics without a prefix."""
+    return [f"camera_{i}" for i in range(count)] if count > 1 else [""]
+
+
+def topic(camera: str, name: str) -> str:
+    """A camera's topic."""
+    return f"{camera}/{name}" if camera else name
+
+
+def camera(count: int, width: int, height: int, rate: float) -> None:
+    """Publishes rgb8 best effort for each camera until it is stopped."""
     rclpy.init(args=[])
     node = rclpy.create_node("camera")
-    publisher = node.create_publisher(Image, "image", qos_profile_sensor_data)
+    publishers = [
+        node.create_publisher(Image, topic(name, "image"), qos_profile_sensor_data)
+        for name in camera_names(count)
+    ]
     messages = []
     for picture in frames(width, height):
         message = Image(height=height, width=width, encoding="rgb8", step=3 * width)
         message.data.frombytes(picture)
         messages.append(message)
-    count = 0
+    number = 0
 
     def publish() -> None:
-        nonlocal count
-        message = messages[count % len(messages)]
+        nonlocal number
+        message = messages[number % len(messages)]
         message.header.stamp = node.get_clock().now().to_msg()
-        publisher.publish(message)
-        count += 1
+        for publisher in publishers:
+            publisher.publish(message)
+        number += 1
 
     node.create_timer(1.0 / rate, publish)
     try:
@@ -71,24 +85,29 @@ def camera(width: int, height: int, rate: float) -> None:
         pass
 
 
-def predictor_loop(checkpoint: str, device: str, precision: str, width: int, height: int) -> None:
-    """For each number of seconds on stdin: predicts frame after frame, prints calls and milliseconds."""
+def predictor_loop(arguments: argparse.Namespace) -> None:
+    """For each number of seconds on stdin: predicts batches, prints frames a second and each batch's ms."""
     prepare_process()  # as the node does
     from pvt_mtl_perception.inference.predictor import Predictor
 
-    predictor = Predictor(checkpoint, device=device, precision=precision)
-    pictures = frames(width, height)
-    predictor.predict(pictures[:1])
+    predictor = Predictor(
+        arguments.checkpoint,
+        device=arguments.device,
+        precision=arguments.precision,
+        backend=arguments.backend,
+    )
+    pictures = frames(arguments.width, arguments.height)
+    batches = [[pictures[(i + j) % 4] for j in range(arguments.cameras)] for i in range(4)]
+    predictor.predict(batches[0])
     print("ready", flush=True)
     for line in sys.stdin:
         times = []
         end = time.perf_counter() + float(line)
         while (now := time.perf_counter()) < end:
-            predictor.predict([pictures[len(times) % len(pictures)]])
+            predictor.predict(batches[len(times) % 4])
             times.append(1e3 * (time.perf_counter() - now))
-        print(
-            json.dumps({"calls": len(times), "rate": 1e3 * len(times) / sum(times), "ms": times}), flush=True
-        )
+        rate = 1e3 * len(times) * arguments.cameras / sum(times)
+        print(json.dumps({"rate": rate, "ms": times}), flush=True)
 
 
 class Bench:
@@ -101,9 +120,13 @@ class Bench:
         self.node = rclpy.create_node("listener")
         self.received = 0
         self.values: dict[str, str] = {}
-        self.node.create_subscription(Detection2DArray, "detections", self._on_detections, 10)
-        self.node.create_subscription(Image, "segmentation/mask", lambda _: None, 10)
-        self.node.create_subscription(Classification, "classification", lambda _: None, 10)
+        for name in camera_names(arguments.cameras):
+            for output, message_type, callback in (
+                ("detections", Detection2DArray, self._on_detections),
+                ("segmentation/mask", Image, lambda _: None),
+                ("classification", Classification, lambda _: None),
+            ):
+                self.node.create_subscription(message_type, topic(name, output), callback, 10)
         self.node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
         self.change = self.node.create_client(ChangeState, f"{NODE}/change_state")
 
@@ -124,9 +147,11 @@ class Bench:
         return child
 
     def start_camera(self, rate: float) -> subprocess.Popen[str]:
-        """A camera process at ``rate`` Hz."""
-        size = f"{self.arguments.width}x{self.arguments.height}"
-        return self.start(__file__, "--role", "camera", "--size", size, "--rate", str(rate))
+        """A process with all cameras at ``rate`` Hz."""
+        size, count = f"{self.arguments.width}x{self.arguments.height}", str(self.arguments.cameras)
+        return self.start(
+            __file__, "--role", "camera", "--size", size, "--cameras", count, "--rate", str(rate)
+        )
 
     def stop(self, child: subprocess.Popen[str]) -> None:
         """Ends a child with SIGINT."""
@@ -194,7 +219,9 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """All measurements of one run."""
     checkpoint = str(arguments.checkpoint or shipped_checkpoint())
     size = f"{arguments.width}x{arguments.height}"
-    common = ["--device", arguments.device, "--precision", arguments.precision]
+    engine = {name: getattr(arguments, name) for name in ("device", "precision", "backend")}
+    common = [word for name, value in engine.items() for word in (f"--{name}", value)]
+    common += ["--cameras", str(arguments.cameras)]
     bench = Bench(arguments)
     try:
         bare = bench.start(
@@ -207,8 +234,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         camera_process = bench.start_camera(arguments.rate)
         node = bench.start(
             "-m", "pvt_mtl_perception.ros.perception_node", "--ros-args",
-            "-p", f"model_path:={checkpoint}", "-p", f"device:={arguments.device}",
-            "-p", f"precision:={arguments.precision}",
+            "-p", f"model_path:={checkpoint}", "-p", f"cameras:={camera_names(arguments.cameras)}",
+            *(word for name, value in engine.items() for word in ("-p", f"{name}:={value}")),
         )  # fmt: skip
         bench.node_round(5.0)
         rounds = []
@@ -220,13 +247,15 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         ratio = statistics.median(r["node"]["rate"] / r["bare"]["rate"] for r in rounds)
         node_rate = statistics.median(r["node"]["rate"] for r in rounds)
         bench.stop(camera_process)
-        slow_rate = node_rate / 2
+        slow_rate = node_rate / arguments.cameras / 2
         bench.start_camera(slow_rate)
         # The percentiles cover the last seconds, which must all be of the slow camera.
         bench.node_round(30.0)
         unhurried = bench.node_round(arguments.seconds)
         report: dict[str, Any] = {
             "size": size,
+            "cameras": arguments.cameras,
+            **engine,
             "camera_rate": arguments.rate,
             "bare_alone_ms": statistics.median(alone["ms"]),
             "bare_alone_rate": alone["rate"],
@@ -256,7 +285,7 @@ def print_table(report: dict[str, Any]) -> None:
     rows = [
         (
             "bare predictor alone",
-            f"{report['bare_alone_ms']:.1f} ms, {report['bare_alone_rate']:.2f} frames/s",
+            f"{report['bare_alone_ms']:.1f} ms a batch, {report['bare_alone_rate']:.2f} frames/s",
         ),
         ("bare predictor beside the camera", f"{report['bare_beside_camera_rate']:.2f} frames/s"),
         (f"node, camera at {report['camera_rate']:g} Hz", f"{report['node_rate']:.2f} frames/s"),
@@ -272,7 +301,11 @@ def print_table(report: dict[str, Any]) -> None:
         first, last = min(readings), max(readings)
         rows.append((f"node memory after {first} min", f"{readings[first]:.0f} MB"))
         rows.append((f"node memory after {last} min", f"{readings[last]:.0f} MB"))
-    print(f"{report['size']}, all tasks")
+    cameras = "1 camera" if report["cameras"] == 1 else f"{report['cameras']} cameras"
+    print(
+        f"{cameras}, {report['size']}, all tasks; {report['device']}, {report['precision']}, "
+        f"backend {report['backend']}"
+    )
     for name, value in rows:
         print(f"  {name:<42}{value}")
 
@@ -285,8 +318,10 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, help="default: the shipped model")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="fp32")
-    parser.add_argument("--size", default="1920x1080", help="of the camera's images")
-    parser.add_argument("--rate", type=float, default=30.0, help="of the camera, Hz")
+    parser.add_argument("--backend", default="auto")
+    parser.add_argument("--cameras", type=int, default=1)
+    parser.add_argument("--size", default="1920x1080", help="of the cameras' images")
+    parser.add_argument("--rate", type=float, default=30.0, help="of each camera, Hz")
     parser.add_argument("--seconds", type=float, default=15.0, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=4, help="turns of predictor and node")
     parser.add_argument("--memory-minutes", type=int, default=0)
@@ -297,18 +332,12 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.width, arguments.height = (int(side) for side in arguments.size.split("x"))
     if arguments.role == "camera":
-        camera(arguments.width, arguments.height, arguments.rate)
+        camera(arguments.cameras, arguments.width, arguments.height, arguments.rate)
         return
     if arguments.role == "predictor":
         # The parent ends its children with SIGINT.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-        predictor_loop(
-            str(arguments.checkpoint),
-            arguments.device,
-            arguments.precision,
-            arguments.width,
-            arguments.height,
-        )
+        predictor_loop(arguments)
         return
     profile = str(share_directory() / "config" / "fastdds_large_images.xml")
     for variable in ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"):
