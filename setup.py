@@ -26,10 +26,16 @@ data_files = [
     ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
     (SHARE, ["package.xml"]),
     # pip puts console scripts into bin/ only; ros2 run and launch_ros look here.
-    (f"lib/{PACKAGE}", ["scripts/perception_node"]),
+    (
+        f"lib/{PACKAGE}",
+        [f"scripts/{name}" for name in ("perception_node", "autoware_converter", "bag_player")],
+    ),
 ]
 for name in ("config", "launch", "models", "rviz"):
     data_files += files_below(name)
+
+# What exports a network to the engines.
+ONNX = ["onnx>=1.17", "onnxscript>=0.5"]
 
 setup(
     name=PACKAGE,
@@ -43,7 +49,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=[PACKAGE, f"{PACKAGE}.*"]),
-    package_data={PACKAGE: ["py.typed", "evaluation/*.jinja"]},
+    package_data={PACKAGE: ["py.typed", "evaluation/*.jinja", "study/report/*.jinja"]},
     data_files=data_files,
     # The versions that work; requirements/ has those that are tested. With ROS 2 installed, NumPy and OpenCV
     # are the system's: install with --no-deps there.
@@ -65,6 +71,10 @@ setup(
         "tqdm>=4.60",
     ],
     extras_require={
+        "onnx": ONNX,
+        "onnxruntime": [*ONNX, "onnxruntime>=1.20"],
+        "openvino": [*ONNX, "openvino>=2025.0"],
+        "tensorrt": [*ONNX, "tensorrt>=10.0"],
         "training": [
             "faster-coco-eval>=1.6",
             "jinja2>=3.1",

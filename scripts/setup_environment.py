@@ -25,7 +25,10 @@ PACKAGE = "pvt_mtl_perception"
 LINKS = {
     **{f"share/{PACKAGE}/{name}": name for name in ("config", "launch", "models", "rviz", "package.xml")},
     f"share/ament_index/resource_index/packages/{PACKAGE}": f"resource/{PACKAGE}",
-    f"lib/{PACKAGE}/perception_node": "scripts/perception_node",
+    **{
+        f"lib/{PACKAGE}/{name}": f"scripts/{name}"
+        for name in ("perception_node", "autoware_converter", "bag_player")
+    },
 }
 WHEEL_PYTHONS = ((3, 10), (3, 13))
 
