@@ -5,7 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
-from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, OpaqueFunction
+from launch.actions import (
+    DeclareLaunchArgument,
+    IncludeLaunchDescription,
+    OpaqueFunction,
+    SetLaunchConfiguration,
+)
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch_ros.actions import Node
 
@@ -24,10 +29,9 @@ ARGUMENTS = [
 
 def start_manager(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     arguments = context.launch_configurations
-    autostart = arguments["autostart"] == "true"
-    # From here on it is the node's own, which leaves its transitions to the manager.
-    arguments["autostart"] = "false"
     return [
+        # From here on the argument is the node's own, which leaves its transitions to the manager.
+        SetLaunchConfiguration("autostart", "false"),
         Node(
             package="nav2_lifecycle_manager",
             executable="lifecycle_manager",
@@ -37,7 +41,7 @@ def start_manager(context: LaunchContext) -> list[LaunchDescriptionEntity]:
             parameters=[
                 {
                     "use_sim_time": arguments.get("use_sim_time") == "true",
-                    "autostart": autostart,
+                    "autostart": arguments["autostart"] == "true",
                     "node_names": ["perception_node"],
                     # A node in Python has no bond, and without 0.0 the manager would take it for dead.
                     "bond_timeout": 0.0,
@@ -48,7 +52,7 @@ def start_manager(context: LaunchContext) -> list[LaunchDescriptionEntity]:
                 f"lifecycle_manager_perception:={arguments.get('log_level', 'info')}",
             ],
             output="screen",
-        )
+        ),
     ]
 
 

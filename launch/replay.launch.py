@@ -1,7 +1,11 @@
-"""Plays a bag into perception_node, records the results where asked to, and ends with the bag."""
+"""Plays a bag into perception_node, records the results where asked to, and ends with the bag.
+
+ROS 2 bags are played by ``ros2 bag play``, others (ROS 1, Foxglove's messages) by this package's bag_player.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
@@ -13,20 +17,34 @@ from launch.actions import (
     LogInfo,
     OpaqueFunction,
     RegisterEventHandler,
+    SetLaunchConfiguration,
     TimerAction,
 )
 from launch.event_handlers import OnProcessExit
 from launch.events import Shutdown
 from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch_ros.actions import Node, SetRemap
 from launch_ros.event_handlers import OnStateTransition
 
-PERCEPTION = Path(__file__).resolve().parent / "perception.launch.py"
+SHARE = Path(__file__).resolve().parents[1]
+PERCEPTION = SHARE / "launch" / "perception.launch.py"
+PRESETS = sorted(path.stem for path in (SHARE / "config" / "presets").glob("*.yaml"))
 RESULTS = "(detections|classification|overlay|segmentation/(mask|confidence|color|label_info))"
+PLAYED = "played_topics"
+"""The launch configuration that holds the topics of the preset's cameras."""
+
 LAST_FRAMES = 3.0
 """Seconds that the node gets for the last frames once the bag has ended."""
 
 ARGUMENTS = [
     DeclareLaunchArgument("bag", description="The bag to play: a file or a folder."),
+    DeclareLaunchArgument(
+        "preset",
+        default_value="",
+        choices=["", *PRESETS],
+        description="Data set whose cameras the bag has; stands for cameras, image_topic and "
+        "image_transport.",
+    ),
     DeclareLaunchArgument("rate", default_value="1.0", description="Speed of playing, 1 is real time."),
     DeclareLaunchArgument(
         "loop", default_value="false", choices=["true", "false"], description="Whether to play it for ever."
@@ -52,8 +70,77 @@ def check(context: LaunchContext) -> None:
         raise FileExistsError(f"argument record: {arguments['record']} exists already")
 
 
-def replay(context: LaunchContext) -> list[LaunchDescriptionEntity]:
+def choose_cameras(context: LaunchContext) -> list[LaunchDescriptionEntity]:
+    """The cameras that the bag has of the preset's.
+
+    Raises:
+        ValueError: when it has none, its topics are of different kinds, or an argument says the same.
+    """
+    from pvt_mtl_perception.bags.presets import load_preset
+    from pvt_mtl_perception.bags.reader import BagReader
+
     arguments = context.launch_configurations
+    preset = arguments["preset"]
+    if not preset:
+        return []
+    for name in ("cameras", "image_topic", "image_transport"):
+        if arguments.get(name):
+            raise ValueError(f"argument {name}: the preset {preset} says that already; leave one of them out")
+    with BagReader(arguments["bag"]) as reader:
+        topics = load_preset(preset).topics(reader)
+    if len({topic.compressed for topic in topics.values()}) > 1:
+        listed = ", ".join(map(str, topics.values()))
+        raise ValueError(
+            f"{arguments['bag']} has raw and compressed cameras, the node reads one kind: {listed}"
+        )
+    compressed = next(iter(topics.values())).compressed
+    own = "image/compressed" if compressed else "image"
+    return [
+        SetLaunchConfiguration("cameras", ",".join(topics)),
+        SetLaunchConfiguration("image_transport", "compressed" if compressed else "raw"),
+        SetLaunchConfiguration(PLAYED, ",".join(topic.name for topic in topics.values())),
+        *(SetRemap(src=f"{camera}/{own}", dst=topic.name) for camera, topic in topics.items()),
+    ]
+
+
+def image_topics(arguments: Mapping[str, str]) -> list[str]:
+    """The topics that the node's cameras are on.
+
+    Raises:
+        ValueError: when nothing names them.
+    """
+    if arguments.get(PLAYED):
+        return arguments[PLAYED].split(",")
+    if not arguments["image_topic"]:
+        raise ValueError(
+            f"{arguments['bag']} holds no ROS 2 messages and is played by bag_player, which must know the "
+            f"topics: give image_topic, or preset ({', '.join(PRESETS)})"
+        )
+    source = arguments["image_topic"].removesuffix("/compressed")
+    end = "/compressed" if arguments["image_transport"] == "compressed" else ""
+    return [source.replace("{camera}", name.strip()) + end for name in arguments["cameras"].split(",")]
+
+
+def own_player(arguments: Mapping[str, str]) -> Node:
+    if arguments["use_sim_time"] == "true":
+        raise ValueError(
+            f"{arguments['bag']} is played by bag_player, which publishes no /clock: no use_sim_time"
+        )
+    topics = [word for topic in image_topics(arguments) for word in ("--topic", topic)]
+    return Node(
+        package="pvt_mtl_perception",
+        executable="bag_player",
+        arguments=[
+            arguments["bag"],
+            *topics,
+            *("--rate", arguments["rate"]),
+            *(["--loop"] if arguments["loop"] == "true" else []),
+        ],
+        output="screen",
+    )
+
+
+def ros2_bag_play(arguments: Mapping[str, str]) -> ExecuteProcess:
     play = [
         "ros2",
         "bag",
@@ -68,7 +155,15 @@ def replay(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         play.append("--loop")
     if arguments["use_sim_time"] == "true":
         play.append("--clock")
-    player = ExecuteProcess(cmd=play, output="screen")
+    return ExecuteProcess(cmd=play, output="screen")
+
+
+def replay(context: LaunchContext) -> list[LaunchDescriptionEntity]:
+    from pvt_mtl_perception.bags.message_sources import holds_ros2
+
+    arguments = context.launch_configurations
+    play = ros2_bag_play if holds_ros2(Path(arguments["bag"])) else own_player
+    player = play(arguments)
 
     actions: list[LaunchDescriptionEntity] = [
         RegisterEventHandler(OnStateTransition(goal_state="active", entities=[player], handle_once=True)),
@@ -98,6 +193,7 @@ def generate_launch_description() -> LaunchDescription:
         [
             *ARGUMENTS,
             OpaqueFunction(function=check),
+            OpaqueFunction(function=choose_cameras),
             IncludeLaunchDescription(PythonLaunchDescriptionSource(str(PERCEPTION))),
             OpaqueFunction(function=replay),
         ]

@@ -14,7 +14,7 @@ from rosbags.highlevel import AnyReader
 
 from pvt_mtl_perception.bags.types import ros1_typestore, typestore
 
-_ROS2_SCHEMAS = ("ros2msg", "ros2idl", "")
+_ROS2_SCHEMAS = ("ros2msg", "ros2idl", "omgidl", "")
 
 
 class MessageError(ValueError):
@@ -48,15 +48,24 @@ class MessageSource(Protocol):
         ...
 
 
+def holds_ros2(path: Path) -> bool:
+    """Whether a bag has ROS 2 messages alone, which ``ros2 bag play`` can play.
+
+    Args:
+        path: a bag; only an ``.mcap`` file is looked into, the others show it by their names.
+    """
+    return path.suffix != ".bag" and not (path.suffix == ".mcap" and _holds_other_than_ros2(path))
+
+
 def open_source(path: Path) -> MessageSource:
     """Opens a bag by what it holds.
 
     Raises:
         Exception: of almost any kind, where it is no bag or a damaged one.
     """
-    if path.suffix == ".mcap" and _holds_other_than_ros2(path):
-        return _McapSource(path)
-    return _RosbagsSource(path)
+    if path.suffix == ".bag" or holds_ros2(path):
+        return _RosbagsSource(path)
+    return _McapSource(path)
 
 
 def _holds_other_than_ros2(path: Path) -> bool:

@@ -26,7 +26,7 @@ CONFIG = REPOSITORY / "config" / "perception.yaml"
 PROFILE = REPOSITORY / "config" / "fastdds_large_images.xml"
 NAV2_NAMES = {"namespace", "use_sim_time", "params_file", "autostart", "log_level", "use_respawn"}
 OWN_NAMES = {
-    "model_path", "device", "precision", "cameras", "image_topic", "image_transport"
+    "model_path", "device", "precision", "backend", "cameras", "image_topic", "image_transport"
 }  # fmt: skip
 
 
@@ -70,7 +70,7 @@ def test_arguments_are_named_as_in_nav2_and_described() -> None:
 
 def test_replay_has_the_nodes_arguments_too() -> None:
     arguments = declared("replay")
-    assert set(arguments) == NAV2_NAMES | OWN_NAMES | {"bag", "rate", "loop", "delay", "record"}
+    assert set(arguments) == NAV2_NAMES | OWN_NAMES | {"bag", "preset", "rate", "loop", "delay", "record"}
     assert not arguments["bag"].default_value, "the bag has no default"
 
 

@@ -1,4 +1,4 @@
-"""RViz's configurations and Foxglove's layout show topics that the node publishes, of types that they show."""
+"""RViz's configurations and Foxglove's layout show topics that the node publishes, as what they are."""
 
 from __future__ import annotations
 

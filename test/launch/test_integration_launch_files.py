@@ -1,0 +1,231 @@
+"""Launch files for Autoware, Nav2 and bags that ros2 bag cannot play: what they say and what they run."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from bag_files import stamp, street, write_bag
+from checkpoints import make_checkpoint
+from ros_client import START_TIMEOUT, TIMEOUT, RosClient
+from vision_msgs.msg import Detection2DArray
+
+launch = pytest.importorskip("launch", reason="launch comes with a ROS 2 installation")
+pytest.importorskip("launch_ros", reason="launch_ros comes with a ROS 2 installation")
+
+HERE = Path(__file__).resolve().parent
+REPOSITORY = HERE.parents[1]
+CAMERA = HERE.parent / "ros_camera.py"
+
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, REPOSITORY / "launch" / f"{name}.launch.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def declared(name: str) -> dict[str, Any]:
+    """The arguments with their defaults; the first declaration of a name counts."""
+    description = load(name).generate_launch_description()
+    arguments: dict[str, Any] = {}
+    for argument, _ in description.get_launch_arguments_with_include_launch_description_actions():
+        default = argument.default_value
+        text = "".join(part.text for part in default) if default else ""
+        arguments.setdefault(argument.name, text)
+    return arguments
+
+
+def has_package(name: str) -> bool:
+    packages = pytest.importorskip("ament_index_python.packages")
+    try:
+        packages.get_package_prefix(name)
+    except (OSError, LookupError):
+        return False
+    return True
+
+
+def skip_where_launch_ros_does_not_find(*executables: str) -> None:
+    packages = pytest.importorskip("ament_index_python.packages")
+    try:
+        prefix = Path(packages.get_package_prefix("pvt_mtl_perception"))
+    except (OSError, LookupError):
+        pytest.skip("the package is not installed where AMENT_PREFIX_PATH points")
+    for name in executables:
+        if not (prefix / "lib" / "pvt_mtl_perception" / name).exists():
+            pytest.skip(f"{prefix} has no {name}")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_checkpoint(tmp_path_factory.mktemp("models") / "untrained.safetensors")
+
+
+@pytest.fixture
+def client(spawn: Any) -> Iterator[RosClient]:
+    participant = RosClient(int(spawn.environment["ROS_DOMAIN_ID"]))
+    yield participant
+    participant.close()
+
+
+def start(spawn: Any, name: str, **arguments: object) -> Any:
+    return spawn(
+        HERE / "run_launch.py",
+        REPOSITORY / "launch" / f"{name}.launch.py",
+        *(f"{argument}:={value}" for argument, value in arguments.items()),
+    )
+
+
+def test_autoware_has_its_topic_names_and_the_nodes_arguments() -> None:
+    arguments = declared("autoware")
+    assert set(declared("perception")) < set(arguments)
+    assert arguments["cameras"] == "camera0,camera1,camera2,camera3,camera4,camera5"
+    perception = load("perception")
+    pairs = dict(perception.remappings(arguments["image_topic"], arguments["cameras"]))
+    assert pairs["camera5/image"] == "/sensing/camera/camera5/image_raw"
+    assert pairs["camera5/image/compressed"] == "/sensing/camera/camera5/image_raw/compressed"
+    rois = load("autoware").rois_remappings(arguments["rois_topic"], arguments["cameras"])
+    assert rois == [
+        (f"camera{index}/rois", f"/perception/object_recognition/detection/rois{index}") for index in range(6)
+    ]
+
+
+def test_autoware_cameras_cannot_share_a_rois_topic() -> None:
+    remappings = load("autoware").rois_remappings
+    assert remappings("/rois", "") == [("rois", "/rois")]
+    assert remappings("/{camera}/rois", "CAM_FRONT, CAM_BACK")[1] == ("CAM_BACK/rois", "/CAM_BACK/rois")
+    with pytest.raises(ValueError, match=r"\{index\} or \{camera\}"):
+        remappings("/rois", "front,left")
+
+
+def test_autoware_launch_gives_detections_and_rois_or_says_what_is_missing(
+    spawn: Any, client: RosClient, checkpoint: Path
+) -> None:
+    skip_where_launch_ros_does_not_find("perception_node", "autoware_converter")
+    spawn(CAMERA, "/sensing/camera/camera0/image_raw", "/sensing/camera/camera1/image_raw")
+    launched = start(
+        spawn, "autoware", cameras="camera0,camera1", model_path=checkpoint, device="cpu", log_level="warn"
+    )
+    listener = client.listen(Detection2DArray, "/perception/pvt_mtl/camera1/detections")
+    message = listener.wait_for(timeout=START_TIMEOUT)
+    assert message.header.frame_id == "/sensing/camera/camera1/image_raw optical"
+    if importlib.util.find_spec("tier4_perception_msgs") is None:
+        launched.wait_for("tier4_perception_msgs is not installed", TIMEOUT)
+    else:
+        from tier4_perception_msgs.msg import DetectedObjectsWithFeature
+
+        rois = client.listen(DetectedObjectsWithFeature, "/perception/object_recognition/detection/rois1")
+        assert rois.first().header.frame_id == message.header.frame_id
+    assert launched.stop(60) == 0, launched.output
+    assert "Traceback" not in launched.output
+
+
+def test_nav2_manager_shares_the_namespace_and_starts_the_node_without_bond() -> None:
+    from launch_ros.utilities import evaluate_parameters
+
+    module = load("nav2")
+    context = launch.LaunchContext()
+    context.launch_configurations.update({"namespace": "robot", "use_sim_time": "true"})
+    for argument in module.ARGUMENTS:
+        argument.visit(context)
+    own, manager = module.start_manager(context)
+    manager._perform_substitutions(context)
+    own.visit(context)
+    assert context.launch_configurations["autostart"] == "false", "the node's, which waits for the manager"
+    (parameters,) = evaluate_parameters(context, manager._Node__parameters)
+    assert parameters == {
+        "use_sim_time": True,
+        "autostart": True,
+        "node_names": ("perception_node",),
+        "bond_timeout": 0.0,
+    }
+    assert manager.node_package == "nav2_lifecycle_manager"
+    assert manager.expanded_node_namespace == "/robot"
+    assert set(declared("nav2")) == set(declared("perception"))
+
+
+def test_nav2_launch_activates_the_node(spawn: Any, client: RosClient, checkpoint: Path) -> None:
+    if not has_package("nav2_lifecycle_manager"):
+        pytest.skip("nav2_lifecycle_manager comes with Nav2")
+    skip_where_launch_ros_does_not_find("perception_node")
+    launched = start(spawn, "nav2", model_path=checkpoint, device="cpu")
+    client.wait_for_state("active")
+    assert client.get_parameter("autostart") is False
+    assert launched.stop(60) == 0, launched.output
+
+
+def chosen(bag: Path, **arguments: str) -> Any:
+    """The launch context after ``replay`` has chosen cameras."""
+    context = launch.LaunchContext()
+    context.launch_configurations.update({"bag": str(bag), **arguments})
+    for action in load("replay").choose_cameras(context):
+        action.visit(context)
+    return context
+
+
+def test_a_preset_sets_cameras_transport_and_remappings(tmp_path: Path) -> None:
+    from foxglove_files import NUSCENES_BACK, NUSCENES_FRONT, write_foxglove_mcap
+
+    scene = write_foxglove_mcap(tmp_path / "scene.mcap", [street(0)], [NUSCENES_BACK, NUSCENES_FRONT])
+    context = chosen(scene, preset="nuscenes")
+    configurations = context.launch_configurations
+    assert configurations["cameras"] == "front,back"
+    assert configurations["image_transport"] == "compressed"
+    assert configurations["ros_remaps"] == [
+        ("front/image/compressed", NUSCENES_FRONT),
+        ("back/image/compressed", NUSCENES_BACK),
+    ]
+    assert load("replay").image_topics(configurations) == [NUSCENES_FRONT, NUSCENES_BACK]
+
+    kitti = write_bag(tmp_path / "kitti", "mcap", [street(0)], "/kitti/camera_color_left/image_raw")
+    context = chosen(kitti, preset="kitti")
+    assert context.launch_configurations["image_transport"] == "raw"
+    with pytest.raises(ValueError, match="argument cameras: the preset kitti says that already"):
+        chosen(kitti, preset="kitti", cameras="left")
+    with pytest.raises(ValueError, match="no camera of the preset nuscenes"):
+        chosen(kitti, preset="nuscenes")
+    assert "cameras" not in chosen(kitti, preset="").launch_configurations
+
+
+def test_bags_that_ros2_cannot_play_are_played_by_our_own(tmp_path: Path) -> None:
+    replay = load("replay")
+    arguments = {"bag": "a.bag", "image_topic": "", "image_transport": "", "cameras": "", "use_sim_time": ""}
+    with pytest.raises(ValueError, match=r"a\.bag holds no ROS 2 messages .* give image_topic, or preset"):
+        replay.own_player(arguments)
+    arguments |= {
+        "image_topic": "/cam/{camera}/image",
+        "cameras": "left, right",
+        "image_transport": "compressed",
+    }
+    assert replay.image_topics(arguments) == ["/cam/left/image/compressed", "/cam/right/image/compressed"]
+    with pytest.raises(ValueError, match="no use_sim_time"):
+        replay.own_player({**arguments, "use_sim_time": "true"})
+
+
+def test_replay_launch_plays_a_foxglove_bag_with_a_preset_and_ends(
+    spawn: Any, client: RosClient, checkpoint: Path, tmp_path: Path
+) -> None:
+    skip_where_launch_ros_does_not_find("perception_node", "bag_player")
+    from foxglove_files import NUSCENES_BACK, NUSCENES_FRONT, write_foxglove_mcap
+
+    frames = [street(index) for index in range(12)]
+    scene = write_foxglove_mcap(tmp_path / "scene.mcap", frames, [NUSCENES_BACK, NUSCENES_FRONT], "jpeg")
+    listeners = {name: client.listen(Detection2DArray, f"/{name}/detections") for name in ("front", "back")}
+    launched = start(
+        spawn, "replay", bag=scene, preset="nuscenes", model_path=checkpoint, device="cpu", rate=0.2
+    )
+    assert launched.wait(START_TIMEOUT) == 0, launched.output
+    assert "Traceback" not in launched.output
+    for name, listener in listeners.items():
+        headers = [message.header for message in listener.messages]
+        stamps = [header.stamp.sec * 10**9 + header.stamp.nanosec for header in headers]
+        assert {header.frame_id for header in headers} == {f"CAM_{name.upper()}"}
+        assert len(stamps) >= 4
+        assert stamps == sorted(set(stamps))
+        assert set(stamps) <= {stamp(index) for index in range(12)}
