@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 from pvt_mtl_perception.data.mixture import SampleSource
+from pvt_mtl_perception.data.sample import Sample
 from pvt_mtl_perception.evaluation.metrics import (
     MAX_DETECTIONS,
     ClassificationMetric,
@@ -19,6 +20,7 @@ from pvt_mtl_perception.evaluation.metrics import (
 from pvt_mtl_perception.evaluation.records import Records
 from pvt_mtl_perception.inference.predictor import Predictor
 from pvt_mtl_perception.labels import LabelSet, TaskLabels
+from pvt_mtl_perception.result import Result
 
 # AP needs the whole of the precision-recall curve, of which a threshold for use cuts off most.
 SCORE_THRESHOLD = 0.01
@@ -79,6 +81,28 @@ def _new_metrics(labels: TaskLabels, taxonomy: LabelSet | None) -> Metrics:
         ),
         classification=ClassificationMetric(labels.classification) if labels.classification else None,
     )
+
+
+def score_results(
+    labels: TaskLabels, frames: Iterable[tuple[Sample, Result]], taxonomy: LabelSet | None = None
+) -> Metrics:
+    """Counts what is right of results that there are already.
+
+    Args:
+        labels: of the model that gave them.
+        frames: each with its labels in the model's ids, read once.
+        taxonomy: score segmentation in this label set instead, through its mapping table.
+
+    Raises:
+        ValueError: when a sample does not fit the label sets or its result lacks a labelled task, naming it.
+        KeyError: when ``taxonomy`` has no mapping from the model's segmentation labels.
+    """
+    metrics = _new_metrics(labels, taxonomy)
+    for sample, result in frames:
+        metrics.names.append(sample.name)
+        for metric in metrics.by_task.values():
+            metric.update(result, sample)
+    return metrics
 
 
 def measure(

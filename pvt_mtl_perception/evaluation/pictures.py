@@ -127,6 +127,22 @@ class Picture:
     image: Image
 
 
+def choose_frames(records: Records, count: int = 3, seed: int = 0) -> dict[str, list[int]]:
+    """The numbers of the best, the worst and some random frames, by kind; of the labelled ones.
+
+    Args:
+        records: of the data set.
+        count: frames of each kind.
+        seed: of the random ones.
+    """
+    scores = frame_scores(records)
+    labelled = np.flatnonzero(~np.isnan(scores))
+    falling = labelled[np.argsort(-scores[labelled], kind="stable")]
+    drawn = np.sort(np.random.default_rng(seed).permutation(labelled)[:count])
+    chosen = {"best": falling[:count], "worst": falling[::-1][:count], "random": drawn}
+    return {kind: numbers.tolist() for kind, numbers in chosen.items()}
+
+
 def gallery(
     predictor: Predictor, dataset: SampleSource, records: Records, count: int = 3, seed: int = 0
 ) -> list[Picture]:
@@ -140,14 +156,10 @@ def gallery(
         seed: of the random ones.
     """
     scores = frame_scores(records)
-    labelled = np.flatnonzero(~np.isnan(scores))
-    falling = labelled[np.argsort(-scores[labelled], kind="stable")]
-    drawn = np.sort(np.random.default_rng(seed).permutation(labelled)[:count])
-    chosen = {"best": falling[:count], "worst": falling[::-1][:count], "random": drawn}
     pictures = []
-    for kind, numbers in chosen.items():
+    for kind, numbers in choose_frames(records, count, seed).items():
         for number in numbers:
-            sample = dataset[int(number)]
+            sample = dataset[number]
             (result,) = predictor.predict([sample.image])
             image = label_beside_prediction(sample, result, predictor.labels)
             pictures.append(Picture(kind, sample.name, float(scores[number]), image))
