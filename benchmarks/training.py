@@ -5,7 +5,7 @@
 Rounds go through the arms in turn, so that other work on the machine meets all of them. On a CPU, times are
 of the one thread that computes. Peak memory is that of a process that trains one arm alone. ``--wait`` runs
 the trainer itself on CamVid (CAMVID_ROOT) or synthetic scenes and prints the share of the steps' time that it
-waits for batches.
+waits for batches, and on a GPU the share in which that works.
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
 from pvt_mtl_perception.data.collate import Batch, Collator
@@ -42,6 +44,7 @@ from pvt_mtl_perception.model.spec import (
 )
 from pvt_mtl_perception.training.balancing import BalancingConfig, make_balancer
 from pvt_mtl_perception.training.config import PhaseConfig, TrainingConfig
+from pvt_mtl_perception.training.distributed import join_processes
 from pvt_mtl_perception.training.objective import task_losses
 from pvt_mtl_perception.training.trainer import Trainer
 
@@ -151,8 +154,13 @@ def waiting(args: argparse.Namespace) -> None:
         checkpoint_every=10**9,
     )
     with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(config, Path(folder))
-        trainer.run()
+        with (
+            join_processes(args.device) as processes,
+            profile(activities=[ProfilerActivity.CUDA])
+            if args.device != "cpu"
+            else nullcontext() as profiled,
+        ):
+            Trainer(config, Path(folder), processes).run()
         rows = [json.loads(line) for line in (Path(folder) / "log.jsonl").read_text().splitlines()]
     # The first rows have the start of the workers in them.
     rows = rows[len(rows) // 3 :]
@@ -161,6 +169,19 @@ def waiting(args: argparse.Namespace) -> None:
         f"{source.kind}, {width}x{height}, batch {args.batch_size}, {args.workers} workers: "
         f"a step takes {1e3 * whole / len(rows):.0f} ms, of which {100 * wait / whole:.1f} % is waiting"
     )
+    if profiled is not None:
+        print(f"the device works {100 * busy_share(profiled):.0f} % of the time of the last two thirds")
+
+
+def busy_share(profiled: profile) -> float:
+    """Part of the time in which at least one kernel runs, 0..1, after the first third of the kernels."""
+    spans = sorted((event.time_range.start, event.time_range.end) for event in profiled.events())
+    spans = spans[len(spans) // 3 :]
+    busy, reached = 0.0, spans[0][0]
+    for start, end in spans:
+        busy += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return busy / (reached - spans[0][0])
 
 
 def main() -> None:
