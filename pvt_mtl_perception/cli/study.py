@@ -80,6 +80,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         description="Prints each comparison's claim, and writes comparisons.json with every seed's values.",
     )
     _add_common(report)
+    affinity = commands.add_parser(
+        "affinity",
+        help="which tasks belong together, from runs that measured it",
+        description="Prints and draws gradient cosines, norm ratios and lookahead affinities of the tasks.",
+    )
+    affinity.add_argument(
+        "runs",
+        type=Path,
+        nargs="+",
+        metavar="RUN",
+        help="folder of a training with the key affinity, one for each seed",
+    )
+    affinity.add_argument(
+        "--out", type=Path, default=Path("affinity.png"), help="picture (default: %(default)s)"
+    )
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
@@ -100,6 +115,8 @@ def run(args: argparse.Namespace) -> int:
     """
     from pvt_mtl_perception.study.config import load_study
 
+    if args.command == "affinity":
+        return _affinity(args)
     study = load_study(args.study)
     if args.command == "status":
         return _status(study, args)
@@ -176,6 +193,21 @@ def _report(study: StudyConfig, args: argparse.Namespace) -> int:
     path = args.out / "comparisons.json"
     write_atomically(path, json.dumps(content, indent=1) + "\n")
     print(path)
+    return 0
+
+
+def _affinity(args: argparse.Namespace) -> int:
+    from pvt_mtl_perception.study.affinity import (
+        affinity_figure,
+        affinity_sentence,
+        affinity_tables,
+        load_affinity,
+    )
+
+    summary = load_affinity(args.runs)
+    print(f"{affinity_tables(summary)}\n\n{affinity_sentence(summary)}")
+    affinity_figure(summary).savefig(args.out, dpi=110)
+    print(args.out)
     return 0
 
 

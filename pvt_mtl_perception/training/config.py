@@ -19,7 +19,15 @@ from pvt_mtl_perception.data.transforms import AugmentationConfig
 from pvt_mtl_perception.model.spec import ModelSpec
 from pvt_mtl_perception.training.balancing.config import BalancingConfig
 
-FREE_KEYS = {"workers", "checkpoint_every", "keep_every", "image_every", "evaluate", "on_bad_sample"}
+FREE_KEYS = {
+    "workers",
+    "checkpoint_every",
+    "keep_every",
+    "image_every",
+    "evaluate",
+    "on_bad_sample",
+    "affinity",
+}
 """Keys that change neither weights nor data order: they may differ between a run and its continuation."""
 
 
@@ -72,6 +80,21 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True)
+class AffinityConfig:
+    """That a run measures how its tasks bear on each other, into ``affinity.jsonl`` (see ``affinity``).
+
+    Attributes:
+        every: optimiser steps between two measurements.
+    """
+
+    every: int = 50
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise ValueError(f"affinity.every is {self.every}; it must be at least 1")
+
+
+@dataclass(frozen=True)
 class TrainingConfig:
     """One run.
 
@@ -84,6 +107,7 @@ class TrainingConfig:
             best mean of their main scores (AP, mIoU, accuracy) are kept in ``best.safetensors``.
         optimizer: with its schedule.
         balancing: how the tasks' losses become one gradient.
+        affinity: whether the relations between the tasks are measured; it changes nothing in the training.
         batches: ``mixed`` draws each image of a batch from its own source, ``homogeneous`` a whole batch from
             one.
         augmentation: random changes of the pictures, beside the phases' scale and crop.
@@ -113,6 +137,7 @@ class TrainingConfig:
     validate: list[SourceConfig] = field(default_factory=list)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     balancing: BalancingConfig = field(default_factory=BalancingConfig)
+    affinity: AffinityConfig | None = None
     batches: Literal["mixed", "homogeneous"] = "mixed"
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     on_bad_sample: Literal["raise", "skip"] = "raise"

@@ -8,7 +8,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -20,6 +20,7 @@ from timm.optim._optim_factory import create_optimizer_v2
 from timm.scheduler.scheduler_factory import create_scheduler_v2
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor
+from torch.func import functional_call
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -34,9 +35,10 @@ from pvt_mtl_perception.model.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from pvt_mtl_perception.model.network import MultiTaskNetwork
+from pvt_mtl_perception.model.network import MultiTaskNetwork, NetworkOutput
 from pvt_mtl_perception.model.pretrained import load_backbone_weights
 from pvt_mtl_perception.model.spec import load_task_labels
+from pvt_mtl_perception.training.affinity import append_relations, keep_relations, measure_relations
 from pvt_mtl_perception.training.balancing import make_balancer
 from pvt_mtl_perception.training.class_weights import class_frequencies, inverse_log_weights
 from pvt_mtl_perception.training.config import FREE_KEYS, OptimizerConfig, TrainingConfig
@@ -133,7 +135,7 @@ class Trainer:
     The folder holds ``state.safetensors`` (to resume from), ``model.safetensors`` (the averaged weights as a
     checkpoint), ``best.safetensors`` (of the best validation), ``step_<n>.safetensors`` (kept ones),
     ``log.jsonl`` (a line every ten steps), ``tensorboard/`` and, at the end, ``curves.png``; where samples
-    were skipped, ``bad_samples.jsonl``.
+    were skipped, ``bad_samples.jsonl``; where it is asked for, ``affinity.jsonl``.
 
     Args:
         config: the run.
@@ -226,6 +228,11 @@ class Trainer:
         """The checkpoint of the averaged weights."""
         return self.out / "model.safetensors"
 
+    @property
+    def affinity_path(self) -> Path:
+        """How the tasks bore on each other, where the configuration asks for it."""
+        return self.out / "affinity.jsonl"
+
     def _resume_key(self) -> dict[str, Any]:
         return {k: v for k, v in self._plain_config.items() if k not in FREE_KEYS}
 
@@ -288,6 +295,8 @@ class Trainer:
             KeyboardInterrupt: after the step has been finished and the state saved.
         """
         config, state = self.config, self.state
+        if config.affinity is not None and self.processes.leads:
+            keep_relations(self.affinity_path, state.step)
         log = RunLog(self.out, config.total_steps, state.step, self.processes.leads)
         with log, _stop_requests() as stop:
             first = 0
@@ -311,6 +320,9 @@ class Trainer:
             waited = time.perf_counter() - started
             if batch.bad_samples:
                 self._report_bad_samples(batch)
+            if config.affinity is not None and (state.step + 1) % config.affinity.every == 0:
+                # The time of a step is that of the training.
+                started += self._measure_affinity(batch)
             row = self._step(batch) | {"phase": number, "load_s": waited}
             row["step_s"] = time.perf_counter() - started
             log.step(row)
@@ -359,31 +371,75 @@ class Trainer:
 
     def _backward(self, batch: Batch, share: float) -> dict[str, float]:
         """Adds a part of a step to the gradients; the values of its losses."""
-        config, processes = self.config, self.processes
-        here = labelled_tasks(batch)
-        # All processes compute the same tasks, because they meet in the losses' divisors.
-        present = processes.any(*(task in here for task in self.network.tasks))
-        tasks = [task for task, labelled in zip(self.network.tasks, present, strict=True) if labelled]
-        if not tasks:
-            return {}
-        batch = batch.to(self.device, non_blocking=True)
-        images = batch.images.to(memory_format=torch.channels_last).float().div_(255)
-        images = images.sub_(self.mean).div_(self.std)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            output = self.network(images, tasks)
-        losses = task_losses(
-            output,
-            batch,
-            self.network,
-            config.label_smoothing,
-            self.segmentation_class_weights,
-            processes.share_of_total,
-        )
+        losses = self._losses(batch, self.network, self.config.precision)
         values = {task: float(loss.detach()) for task, loss in losses.items()}
         if not all(map(math.isfinite, values.values())):
             self._stop_on_non_finite(values, batch.names)
         self.state.balancer.backward(losses, share)
         return values
+
+    def _labelled_anywhere(self, batch: Batch) -> list[str]:
+        """The tasks that any process has a label of, the same on all: they meet in the losses' divisors."""
+        here = labelled_tasks(batch)
+        present = self.processes.any(*(task in here for task in self.network.tasks))
+        return [task for task, labelled in zip(self.network.tasks, present, strict=True) if labelled]
+
+    def _losses(
+        self, batch: Batch, forward: Callable[[Tensor, Sequence[str]], NetworkOutput], precision: str
+    ) -> dict[str, Tensor]:
+        """The loss of each labelled task in a part of a step."""
+        tasks = self._labelled_anywhere(batch)
+        if not tasks:
+            return {}
+        batch = batch.to(self.device, non_blocking=True)
+        images = batch.images.to(memory_format=torch.channels_last).float().div_(255)
+        images = images.sub_(self.mean).div_(self.std)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bf16"):
+            output = forward(images, tasks)
+        return task_losses(
+            output,
+            batch,
+            self.network,
+            self.config.label_smoothing,
+            self.segmentation_class_weights,
+            self.processes.share_of_total,
+        )
+
+    def _measure_affinity(self, batch: Batch) -> float:
+        """Writes how the tasks of the step that comes next bear on each other; the seconds that it took."""
+        state, processes = self.state, self.processes
+        started = time.perf_counter()
+        if len(self._labelled_anywhere(batch)) < 2:
+            return time.perf_counter() - started
+        # What the step sets, too; gradients of the step before would only take memory.
+        self.network.train()
+        self.scheduler.step_update(state.step)
+        state.optimizer.zero_grad(set_to_none=True)
+        parts = batch.split(self.config.accumulate)
+
+        def losses_of(replaced: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+            _seed_step(self.config.seed, state.step, processes.rank)
+            # The statistics of BatchNorm move with every pass.
+            buffers = {name: buffer.clone() for name, buffer in self.network.named_buffers()}
+
+            def forward(images: Tensor, tasks: Sequence[str]) -> NetworkOutput:
+                output = functional_call(self.network, {**replaced, **buffers}, (images, tasks))
+                return cast(NetworkOutput, output)
+
+            for part in parts:
+                # A step changes a loss by less than bfloat16 tells apart.
+                losses = self._losses(part, forward, "fp32")
+                yield {task: loss / len(parts) for task, loss in losses.items()}
+
+        rates = {p: group["lr"] for group in state.optimizer.param_groups for p in group["params"]}
+        reduce = processes.mean_ if processes.world_size > 1 else None
+        relations = measure_relations(self.network, state.balancer.division, losses_of, rates, reduce)
+        seconds = time.perf_counter() - started
+        # Otherwise the step itself ends the run, and says why.
+        finite = all(map(math.isfinite, relations.losses.values()))
+        if processes.leads and finite:
+            append_relations(self.affinity_path, state.step + 1, max(rates.values()), seconds, relations)
+        return seconds
 
     def _stop_on_non_finite(
         self, values: Mapping[str, float], names: tuple[str, ...], reason: str = "a loss is not finite"

@@ -350,8 +350,10 @@ def test_the_studies_that_come_with_the_package_compare_what_they_say() -> None:
     assert {(model.backbone.name, model.neck.type) for model in square.values()} == {
         (backbone, neck) for backbone in ("pvt_v2_b0", "regnety_004") for neck in ("fpn", "bifpn")
     }
+    equal = arms["mtl_equal"]
     for name in square:
-        assert dataclasses.replace(arms[name], model=arms["mtl_equal"].model) == arms["mtl_equal"]
+        # Measuring the relations of the tasks changes nothing in a training.
+        assert dataclasses.replace(arms[name], model=equal.model, affinity=equal.affinity) == equal
     visits = {name: config.total_steps for name, config in arms.items()}
     assert visits["stl_cls"] == visits["mtl_equal"] == 3 * visits["stl_cls_third"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -58,6 +59,11 @@ def run(command: list[str], **environment: str) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+def relations(out: Path) -> list[dict]:
+    """The rows of the file, none twice."""
+    return [json.loads(line) for line in (out / "affinity.jsonl").read_text().splitlines()]
+
+
 def weights(out: Path) -> dict[str, torch.Tensor]:
     return dict(load_checkpoint(out / "model.safetensors").state_dict)
 
@@ -68,6 +74,8 @@ def test_a_run_killed_at_any_step_ends_with_the_same_weights_bit_for_bit(tmp_pat
         RUN % {"steps": 6, "dropout": 0.2, "optimizer": "adamw", "method": "gradnorm", "workers": 1}
     )
     run(train(config, tmp_path / "whole"))
+    # The killed one is measured, too, which must not be seen in its weights.
+    config.write_text(config.read_text() + "affinity: {every: 1}\n")
     killed = subprocess.Popen(
         train(config, tmp_path / "killed"),
         cwd=REPOSITORY,
@@ -86,14 +94,20 @@ def test_a_run_killed_at_any_step_ends_with_the_same_weights_bit_for_bit(tmp_pat
     expected, found = weights(tmp_path / "whole"), weights(tmp_path / "killed")
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert [row["step"] for row in relations(tmp_path / "killed")] == [1, 2, 3, 4, 5, 6]
 
 
 @pytest.mark.parametrize("method", ["equal", "mgda"])
 def test_two_processes_take_the_steps_of_one(tmp_path: Path, method: str) -> None:
     config = tmp_path / "run.yaml"
     config.write_text(RUN % {"steps": 3, "dropout": 0.0, "optimizer": "sgd", "method": method, "workers": 0})
+    config.write_text(config.read_text() + "affinity: {every: 2}\n")
     run(train(config, tmp_path / "one"))
     run(train(config, tmp_path / "two", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"))
     expected, found = weights(tmp_path / "one"), weights(tmp_path / "two")
+    (alone,), (together,) = relations(tmp_path / "one"), relations(tmp_path / "two")
+    for key in ("cosine", "norm_ratio", "affinity"):
+        for task, row in alone[key].items():
+            assert together[key][task] == pytest.approx(row, rel=1e-2, abs=1e-4), (key, task)
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-5, msg=name)
