@@ -1,8 +1,8 @@
 """What it saves to leave in the middleware the frames that nobody has time for.
 
-``python benchmarks/take_on_demand.py``: one process publishes 1080p frames, two others subscribe.
-One takes each frame, as a subscription does by itself; the other takes one only when a worker would be free, as
-the node does. Printed is the CPU time that a subscriber spends in a second.
+``python benchmarks/take_on_demand.py``: one process publishes 1080p frames, two others subscribe. One takes
+each frame, as a subscription does by itself; the other takes one only when a worker would be free, as the
+node does. Printed is the CPU time that a subscriber spends in a second.
 """
 
 from __future__ import annotations
