@@ -93,6 +93,29 @@ def test_player_sends_each_image_unchanged_and_on_time(tmp_path: Path, spawn: An
     assert offsets[-1] < 1.0 + 2.0
 
 
+def test_player_sends_several_cameras_of_a_foxglove_file(tmp_path: Path, spawn: Any) -> None:
+    from foxglove_files import NUSCENES_BACK, NUSCENES_FRONT, write_foxglove_mcap
+
+    frames = [street(index) for index in range(5)]
+    scene = write_foxglove_mcap(tmp_path / "scene.mcap", frames, [NUSCENES_FRONT, NUSCENES_BACK])
+    topics = [word for name in (NUSCENES_FRONT, NUSCENES_BACK) for word in ("--topic", name)]
+    kinds = [f"{word}:sensor_msgs/msg/CompressedImage" if word.startswith("/") else word for word in topics]
+    recorder = spawn("-m", RECORDER, tmp_path / "copy", *kinds)
+    player = spawn("-m", PLAYER, scene, *topics, "--rate", "0.5")
+    assert player.wait(60) == 0, player.output
+    recorder.wait_for(f"{NUSCENES_FRONT}=5 {NUSCENES_BACK}=5$")
+    assert recorder.stop() == 0
+    with BagReader(tmp_path / "copy") as reader:
+        images = list(reader.images(reader.image_topics))
+    for name, frame_id in ((NUSCENES_FRONT, "CAM_FRONT"), (NUSCENES_BACK, "CAM_BACK")):
+        sent = [image for image in images if image.topic == name]
+        assert [(image.stamp, image.frame_id) for image in sent] == [
+            (stamp(index), frame_id) for index in range(5)
+        ]
+        for image, frame in zip(sent, frames, strict=True):
+            np.testing.assert_array_equal(image.decode(), frame)
+
+
 def test_player_says_that_nobody_listens(tmp_path: Path, spawn: Any) -> None:
     bag = write_bag(tmp_path / "drive", "mcap", [street(0)])
     player = spawn("-m", PLAYER, bag, "--timeout", "1")
