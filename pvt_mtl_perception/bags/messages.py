@@ -176,6 +176,11 @@ def label_info_message(header: Any, labels: LabelSet) -> Any:
     return types[LABEL_INFO](header=header, class_map=classes, threshold=0.0)
 
 
+def label_names(message: Any) -> tuple[str, ...]:
+    """The class names of a LabelInfo in the order of their ids."""
+    return tuple(entry.class_name for entry in sorted(message.class_map, key=lambda entry: entry.class_id))
+
+
 def detections_from(message: Any, labels: LabelSet) -> Detections:
     """The boxes of a Detection2DArray whose ``class_id`` are names of ``labels``.
 

@@ -61,8 +61,8 @@ def decode_semantic(message: Any) -> Mask:
     """The tags of an image of a semantic camera.
 
     Which interface sent it shows in the pixels: the bridge colours them with CARLA's Cityscapes palette, the
-    native interface has the tag in red and nothing in green and blue. Only black may come from both, and it is
-    tag 0 either way.
+    native interface has the tag in red and nothing in green and blue. Only black may come from both, and it
+    is tag 0 either way.
 
     Args:
         message: anything with the fields of sensor_msgs/Image, as both send it in bgra8, or of

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from pvt_mtl_perception.evaluation.metrics import (
     SegmentationMetric,
 )
 from pvt_mtl_perception.evaluation.records import Records
+from pvt_mtl_perception.inference.batches import batched
 from pvt_mtl_perception.inference.predictor import Predictor
 from pvt_mtl_perception.labels import LabelSet, TaskLabels
 from pvt_mtl_perception.result import Result
@@ -103,6 +104,25 @@ def score_results(
         for metric in metrics.by_task.values():
             metric.update(result, sample)
     return metrics
+
+
+def predict_samples(
+    predictor: Predictor, samples: Iterable[Sample], batch_size: int = 8
+) -> Iterator[tuple[Sample, Result]]:
+    """Each sample with its result at the thresholds of ``measure``; the predictor's own come back at the end.
+
+    Args:
+        predictor: the model.
+        samples: read once, ``batch_size`` at a time.
+        batch_size: frames predicted at once.
+    """
+    settings = predictor.score_threshold, predictor.max_detections
+    predictor.score_threshold, predictor.max_detections = SCORE_THRESHOLD, MAX_DETECTIONS
+    try:
+        for batch in batched(samples, batch_size):
+            yield from zip(batch, predictor.predict([sample.image for sample in batch]), strict=True)
+    finally:
+        predictor.score_threshold, predictor.max_detections = settings
 
 
 def measure(

@@ -30,6 +30,9 @@ NODE_NAME = "bag_recorder"
 STATUS_PERIOD = 0.5
 """Seconds between two lines that say how much has been recorded."""
 
+WAITING_PERIOD = 5.0
+"""Seconds between two lines that say which topics have no publisher yet."""
+
 
 def _topic(text: str) -> tuple[str, str]:
     name, _, kind = text.partition(":")
@@ -57,6 +60,14 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME:TYPE",
         help="as --topic, for what is published once and kept for late subscribers",
     )
+    parser.add_argument(
+        "--best-effort",
+        type=_topic,
+        action="append",
+        default=[],
+        metavar="NAME:TYPE",
+        help="as --topic, for a publisher that does not offer to be reliable",
+    )
     return parser
 
 
@@ -75,6 +86,7 @@ class BagRecorder(Node):
         writer: the open bag.
         topics: names and types, reliable.
         latched: names and types, transient local.
+        best_effort: names and types.
 
     Attributes:
         counts: messages recorded, by topic.
@@ -85,18 +97,31 @@ class BagRecorder(Node):
     """
 
     def __init__(
-        self, writer: BagWriter, topics: Sequence[tuple[str, str]], latched: Sequence[tuple[str, str]]
+        self,
+        writer: BagWriter,
+        topics: Sequence[tuple[str, str]],
+        latched: Sequence[tuple[str, str]],
+        best_effort: Sequence[tuple[str, str]] = (),
     ) -> None:
         super().__init__(NODE_NAME)
         self._writer = writer
-        self.counts = {name: 0 for name, _ in (*topics, *latched)}
+        self.counts = {name: 0 for name, _ in (*topics, *latched, *best_effort)}
         self.unmatched = set(self.counts)
         for name, kind in topics:
-            self._subscribe(name, kind, DurabilityPolicy.VOLATILE, RELIABLE)
+            self._subscribe(name, kind, RELIABLE)
         for name, kind in latched:
-            self._subscribe(name, kind, DurabilityPolicy.TRANSIENT_LOCAL, LATCHED)
+            self._subscribe(name, kind, LATCHED, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        for name, kind in best_effort:
+            self._subscribe(name, kind, RELIABLE, ReliabilityPolicy.BEST_EFFORT)
 
-    def _subscribe(self, name: str, kind: str, durability: DurabilityPolicy, offered: Any) -> None:
+    def _subscribe(
+        self,
+        name: str,
+        kind: str,
+        offered: Any,
+        reliability: ReliabilityPolicy = ReliabilityPolicy.RELIABLE,
+        durability: DurabilityPolicy = DurabilityPolicy.VOLATILE,
+    ) -> None:
         def record(data: bytes, info: dict[str, Any]) -> None:
             received = info.get("received_timestamp") or time.time_ns()
             self._writer.write_raw(name, received, kind, data, offered)
@@ -109,7 +134,7 @@ class BagRecorder(Node):
             QoSProfile(
                 history=HistoryPolicy.KEEP_LAST,
                 depth=100,
-                reliability=ReliabilityPolicy.RELIABLE,
+                reliability=reliability,
                 durability=durability,
             ),
             raw=True,
@@ -129,17 +154,21 @@ def _say(line: str) -> None:
 
 
 def record(node: BagRecorder, stopped: Callable[[], bool]) -> None:
-    """Records until ``stopped``, and says ``ready`` and then every half second what it has."""
+    """Records until ``stopped``; says what it waits for, ``ready``, and every half second what it has."""
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     ready = False
     said: dict[str, int] = {}
     due = 0.0
+    waiting_due = time.monotonic() + WAITING_PERIOD
     while not stopped():
         executor.spin_once(timeout_sec=0.1)
         if not ready and not node.unmatched:
             ready = True
             _say("ready")
+        if node.unmatched and time.monotonic() >= waiting_due:
+            waiting_due = time.monotonic() + WAITING_PERIOD
+            _say("waiting for " + ", ".join(sorted(node.unmatched)))
         if node.counts != said and time.monotonic() >= due:
             due = time.monotonic() + STATUS_PERIOD
             said = dict(node.counts)
@@ -160,7 +189,7 @@ def main(args: Sequence[str] | None = None) -> int:
         if own.bag.exists():
             raise FileExistsError(f"{own.bag} exists already")
         with BagWriter(own.bag) as writer:
-            node = BagRecorder(writer, own.topic, own.latched)
+            node = BagRecorder(writer, own.topic, own.latched, own.best_effort)
             record(node, lambda: bool(stops) or os.getppid() != parent)
         _say(f"closed {own.bag} with {sum(node.counts.values())} messages")
     except (OSError, ValueError) as error:
