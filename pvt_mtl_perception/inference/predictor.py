@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pvt_mtl_perception.inference.backends.eager import EagerBackend
+from pvt_mtl_perception.inference.backends.registry import build_backend
 from pvt_mtl_perception.inference.decode import (
     DetectionSettings,
     decode_classification,
@@ -41,20 +41,25 @@ class Predictor:
         precision: ``fp32``, ``bf16``, or on CUDA ``fp16``.
         score_threshold, nms_threshold, max_detections: see ``DetectionSettings``.
         input_size: (height, width) of the network's input, multiples of 32; the checkpoint's when None.
+        backend: what runs the network: ``eager``, which scores are computed with, ``compile``,
+            ``cuda_graphs``, ``onnxruntime``, ``openvino``, ``tensorrt``, or ``auto``, the fastest that is
+            installed for the device. All but ``eager`` prepare themselves in the first call of each set of
+            tasks, and some for each batch size.
 
     Attributes:
         labels: label sets of the heads (``TaskLabels``).
         tasks: the tasks the checkpoint has heads for.
         device: the device in use.
         precision: as given.
+        backend: the name of the backend in use.
         model_name: the file's stem, the hub repository's name, or the backbone's for a checkpoint in memory.
         provenance: the checkpoint's: data, command, seed, commit, scores.
         preprocessing: input size and normalisation in use.
 
     Raises:
         FileNotFoundError, HubError, CheckpointError: from ``load_checkpoint``.
-        ValueError: for an unknown device or precision, a threshold or an input size out of range.
-        RuntimeError: when the device is not available on this machine.
+        ValueError: for an unknown device, precision or backend, a threshold or an input size out of range.
+        RuntimeError: when the device or the backend is not available on this machine, with what to install.
     """
 
     def __init__(
@@ -66,6 +71,7 @@ class Predictor:
         nms_threshold: float = 0.6,
         max_detections: int = 100,
         input_size: tuple[int, int] | None = None,
+        backend: str = "eager",
     ) -> None:
         self._settings = DetectionSettings(score_threshold, nms_threshold, max_detections)
         self._settings_lock = threading.Lock()
@@ -85,7 +91,8 @@ class Predictor:
             height, width = input_size
             self.preprocessing = replace(self.preprocessing, height=height, width=width)
         self._strides = loaded.spec.detection.strides if loaded.spec.detection is not None else ()
-        self._backend = EagerBackend(build_network(loaded, source), self.device, precision)
+        self._backend = build_backend(backend, build_network(loaded, source), self.device, precision)
+        self.backend = self._backend.name
 
     @property
     def score_threshold(self) -> float:

@@ -7,9 +7,8 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
+from pvt_mtl_perception.inference.backends.backend import DTYPES, check_precision
 from pvt_mtl_perception.model.network import MultiTaskNetwork, NetworkOutput
-
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class EagerBackend:
@@ -24,11 +23,10 @@ class EagerBackend:
         ValueError: for another precision, or for fp16 on a CPU.
     """
 
+    name = "eager"
+
     def __init__(self, network: MultiTaskNetwork, device: torch.device, precision: str) -> None:
-        if precision not in DTYPES:
-            raise ValueError(f"precision {precision!r} is not known; known: {', '.join(DTYPES)}")
-        if precision == "fp16" and device.type == "cpu":
-            raise ValueError("precision 'fp16' needs a CUDA device; on a CPU use 'fp32' or 'bf16'")
+        check_precision(self.name, precision, device, DTYPES)
         self.device = device
         self.dtype = DTYPES[precision]
         # Casting once instead of autocast: the same speed-up without casting every weight in every call.
@@ -36,6 +34,6 @@ class EagerBackend:
         self.network = network.eval().to(device, self.dtype).to(memory_format=torch.channels_last)
 
     def __call__(self, images: Tensor, tasks: Collection[str]) -> NetworkOutput:
-        """float32 (B, 3, H, W) on ``device``, normalised, to raw outputs of the asked-for tasks."""
+        """As ``Backend.__call__``; outputs have the backend's dtype."""
         output: NetworkOutput = self.network(images.to(self.dtype), tasks)
         return output

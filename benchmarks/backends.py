@@ -1,0 +1,189 @@
+"""Time every backend on one network and input, in turn and in one run: ``benchmarks/backends.py --help``."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from tqdm import tqdm
+
+from pvt_mtl_perception.data.synthetic import render_frame
+from pvt_mtl_perception.inference.agreement import compare
+from pvt_mtl_perception.inference.predictor import Predictor
+from pvt_mtl_perception.inference.process import prepare_process
+from pvt_mtl_perception.paths import shipped_checkpoint
+
+STAGES = ("preprocess", "network", "decode", "predict")
+REFERENCE = "eager"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One backend in one precision.
+
+    Attributes:
+        backend, precision: which.
+        setup: seconds until the first result.
+        ms: median milliseconds a frame by stage; ``predict`` is the whole predictor, all outputs decoded.
+        best: smallest milliseconds a frame by stage.
+        ratio: by stage, eager fp32's median of the same run divided by this one's.
+        agreement: largest difference of a logit, and shares of matched boxes and equal mask pixels, against
+            eager fp32.
+    """
+
+    backend: str
+    precision: str
+    setup: float
+    ms: dict[str, float]
+    best: dict[str, float]
+    ratio: dict[str, float]
+    agreement: dict[str, float]
+
+
+def load_frames(paths: Sequence[Path] | None, size: tuple[int, int]) -> list[npt.NDArray[np.uint8]]:
+    if not paths:
+        return [render_frame(seed, size[1], size[0], "test").image for seed in range(4)]
+    pictures = [cv2.imread(str(path)) for path in paths]
+    return [cv2.cvtColor(cv2.resize(p, size[::-1]), cv2.COLOR_BGR2RGB).view("uint8") for p in pictures]
+
+
+def timed(predictor: Predictor, frames: Sequence[npt.NDArray[np.uint8]]) -> dict[str, float]:
+    """Milliseconds a frame of one call, by stage."""
+
+    def now() -> float:
+        if predictor.device.type == "cuda":
+            torch.cuda.synchronize(predictor.device)
+        return time.perf_counter()
+
+    marks = [now()]
+    with torch.inference_mode():
+        batch, geometries = predictor.preprocess(frames)
+        marks.append(now())
+        output = predictor.forward(batch, predictor.tasks)
+        marks.append(now())
+        predictor.decode(output, geometries)
+        marks.append(now())
+    times = [1000 * (b - a) / len(frames) for a, b in itertools.pairwise(marks)]
+    return dict(zip(STAGES, [*times, sum(times)], strict=True))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--checkpoint", type=Path, help="model file; the one in models/ by default")
+    parser.add_argument("--device", default="cpu", help="cpu (default), cuda or cuda:N")
+    parser.add_argument(
+        "--backends",
+        nargs="+",
+        default=["eager:fp32", "onnxruntime:fp32", "openvino:fp32"],
+        metavar="NAME[:PRECISION]",
+        help="default: %(default)s; eager in fp32 is always measured",
+    )
+    parser.add_argument("--batch", type=int, default=1, help="frames a call; default: %(default)s")
+    parser.add_argument("--source", type=int, nargs=2, default=(384, 640), metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument("--input", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="default: its own")
+    parser.add_argument("--rounds", type=int, default=15, help="of all in turn; default: %(default)s")
+    parser.add_argument("--calls", type=int, default=3, help="of each backend a round; default: %(default)s")
+    parser.add_argument("--images", type=Path, nargs="+", help="pictures; rendered street scenes by default")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    args = parser.parse_args()
+
+    names = [name if ":" in name else f"{name}:fp32" for name in args.backends]
+    names = list(dict.fromkeys([f"{REFERENCE}:fp32", *names]))
+    frames = load_frames(args.images, tuple(args.source))
+    batch = [frames[i % len(frames)] for i in range(args.batch)]
+    predictors: dict[str, Predictor] = {}
+    setup: dict[str, float] = {}
+    for name in tqdm(names, desc="prepare", leave=False):
+        backend, _, precision = name.partition(":")
+        start = time.perf_counter()
+        predictors[name] = Predictor(
+            args.checkpoint or shipped_checkpoint(),
+            args.device,
+            precision,
+            input_size=tuple(args.input) if args.input else None,
+            backend=backend,
+        )
+        predictors[name].predict(batch)
+        setup[name] = time.perf_counter() - start
+    reference = predictors[names[0]]
+    agreements = {name: compare(reference, predictors[name].forward, frames) for name in names}
+
+    times: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+    for _ in tqdm(range(args.rounds), unit="round", leave=False):
+        for name in names:
+            timed(predictors[name], batch)  # after another's turn its data are in no cache
+            times[name] += [timed(predictors[name], batch) for _ in range(args.calls)]
+
+    def figures(name: str, statistic: str) -> dict[str, float]:
+        function = np.median if statistic == "median" else np.min
+        return {stage: float(function([t[stage] for t in times[name]])) for stage in STAGES}
+
+    eager = figures(names[0], "median")
+    rows = []
+    for name in names:
+        backend, _, precision = name.partition(":")
+        median, agreement = figures(name, "median"), agreements[name]
+        rows.append(
+            Row(
+                backend,
+                precision,
+                setup[name],
+                median,
+                figures(name, "best"),
+                {stage: eager[stage] / median[stage] for stage in STAGES},
+                {
+                    "logit difference": max(agreement.outputs.values()),
+                    "boxes matched": agreement.matched_boxes / agreement.boxes if agreement.boxes else 1.0,
+                    "mask pixels": agreement.mask_pixels,
+                },
+            )
+        )
+    size = f"{reference.preprocessing.width}x{reference.preprocessing.height}"
+    cores = f"{torch.get_num_threads()} threads on {os.cpu_count()} cores"
+    place = cores if args.device == "cpu" else args.device
+    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
+    print(
+        f"{reference.model_name}, input {size}, batch {args.batch}, {place}, torch {torch.__version__}, "
+        f"{platform.machine()}, load averages {load}; {args.rounds} rounds of {args.calls} calls"
+    )
+    print(format_table(rows))
+    if args.json:
+        report = {"model": reference.model_name, "input": size, "batch": args.batch, "load": os.getloadavg()}
+        args.json.write_text(json.dumps({**report, "rows": [asdict(row) for row in rows]}, indent=2) + "\n")
+
+
+def format_table(rows: Sequence[Row]) -> str:
+    lines = [
+        "ms a frame, median (smallest); ratio: eager fp32 / this one, of medians",
+        f"{'backend':<12}{'precision':<10}{'first call':>11}{'network':>18}{'ratio':>7}"
+        f"{'all decoded':>18}{'ratio':>7}"
+        f"{'logits within':>15}{'boxes':>9}{'mask':>10}",
+    ]
+    for row in rows:
+        network, whole = (f"{row.ms[s]:.1f} ({row.best[s]:.1f})" for s in ("network", "predict"))
+        lines.append(
+            f"{row.backend:<12}{row.precision:<10}{row.setup:>9.1f} s{network:>18}"
+            f"{row.ratio['network']:>7.2f}{whole:>18}{row.ratio['predict']:>7.2f}"
+            f"{row.agreement['logit difference']:>15.2g}{row.agreement['boxes matched']:>9.1%}"
+            f"{row.agreement['mask pixels']:>10.3%}"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    prepare_process()
+    try:
+        main()
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None

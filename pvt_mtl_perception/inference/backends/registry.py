@@ -1,0 +1,82 @@
+"""The backends by name, and the fastest one that works on a device."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+
+from pvt_mtl_perception.inference.backends.backend import (
+    Backend,
+    BackendUnavailableError,
+    missing_packages,
+)
+from pvt_mtl_perception.model.network import MultiTaskNetwork
+
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Where a backend's class is, and what it needs to be chosen.
+
+    Attributes:
+        module: below this package.
+        cls: name of the class.
+        packages: that have to be installed.
+    """
+
+    module: str
+    cls: str
+    packages: tuple[str, ...] = ()
+
+
+ENGINES = {
+    "eager": Engine("eager", "EagerBackend"),
+    "compile": Engine("compile", "CompileBackend"),
+    "cuda_graphs": Engine("cuda_graphs", "CudaGraphsBackend"),
+    "onnxruntime": Engine("onnxruntime", "OnnxRuntimeBackend", ("onnxruntime", "onnx")),
+    "openvino": Engine("openvino", "OpenVinoBackend", ("openvino", "onnx")),
+    "tensorrt": Engine("tensorrt", "TensorRtBackend", ("tensorrt", "onnx")),
+}
+BACKENDS = (AUTO, *ENGINES)
+"""What the command line and the node accept."""
+
+FASTEST_FIRST = {"cpu": ("openvino", "onnxruntime", "eager"), "cuda": ("cuda_graphs", "eager")}
+"""What ``auto`` tries. TensorRT is not among them: nobody expects minutes of building at the first start."""
+
+
+def build_backend(name: str, network: MultiTaskNetwork, device: torch.device, precision: str) -> Backend:
+    """A backend with a network in it.
+
+    Args:
+        name: one of ``BACKENDS``; ``auto`` takes the first of ``FASTEST_FIRST`` that is installed and offers
+            this precision on this device.
+        network: given away: some backends move and cast it in place.
+        device: where it runs.
+        precision: ``fp32``, ``bf16``, or on CUDA ``fp16``.
+
+    Raises:
+        ValueError: for an unknown name, or a precision that the backend does not offer here.
+        BackendUnavailableError: when its package is not installed or it does not run on this device.
+    """
+    if name == AUTO:
+        for candidate in FASTEST_FIRST[device.type][:-1]:
+            if missing_packages(*ENGINES[candidate].packages):
+                continue
+            try:
+                return _load(candidate, network, device, precision)
+            except (ValueError, BackendUnavailableError):
+                continue
+        return _load(FASTEST_FIRST[device.type][-1], network, device, precision)
+    if name not in ENGINES:
+        raise ValueError(f"backend {name!r} is not known; known: {', '.join(BACKENDS)}")
+    return _load(name, network, device, precision)
+
+
+def _load(name: str, network: MultiTaskNetwork, device: torch.device, precision: str) -> Backend:
+    engine = ENGINES[name]
+    module = importlib.import_module(f"{__package__}.{engine.module}")
+    return cast(Backend, getattr(module, engine.cls)(network, device, precision))

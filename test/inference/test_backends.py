@@ -1,0 +1,336 @@
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Collection
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from checkpoints import make_checkpoint
+
+from pvt_mtl_perception.data.synthetic import render_frame
+from pvt_mtl_perception.inference.agreement import compare
+from pvt_mtl_perception.inference.backends import backend as backend_module
+from pvt_mtl_perception.inference.backends import registry
+from pvt_mtl_perception.inference.backends.backend import BackendUnavailableError
+from pvt_mtl_perception.inference.backends.cache import (
+    KEPT_FILES,
+    cache_folder,
+    read_cached,
+    write_cached,
+)
+from pvt_mtl_perception.inference.backends.graph import (
+    export_graph,
+    interval_means,
+    named_outputs,
+    network_digest,
+    network_output,
+    output_names,
+    serialized_graph,
+    subgraph,
+)
+from pvt_mtl_perception.inference.predictor import Predictor
+from pvt_mtl_perception.model.checkpoint import build_network, load_checkpoint
+from pvt_mtl_perception.model.network import MultiTaskNetwork
+from pvt_mtl_perception.model.spec import (
+    TASKS,
+    BackboneSpec,
+    DetectionSpec,
+    ModelSpec,
+    SegmentationSpec,
+)
+from pvt_mtl_perception.paths import shipped_checkpoint
+
+CPU = torch.device("cpu")
+SIZE = (96, 160)
+ENGINES = [
+    pytest.param(name, marks=pytest.mark.skipif(missing, reason=f"{name} is not installed"))
+    for name in ("onnxruntime", "openvino")
+    for missing in [backend_module.missing_packages(*registry.ENGINES[name].packages)]
+]
+# Another order of summation moves a logit by some 1e-5; decisions of a trained network are far wider apart.
+LOGIT_TOLERANCE = 2e-3
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _own_cache(tmp_path_factory):
+    """Graphs are exported once for the module, and none of the user's are read or dropped."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    return make_checkpoint(
+        tmp_path_factory.mktemp("model") / "small.safetensors", height=SIZE[0], width=SIZE[1]
+    )
+
+
+@pytest.fixture(scope="module")
+def frames() -> list[np.ndarray]:
+    return [render_frame(seed, 160 + 40 * seed, 96, "test").image for seed in range(3)]
+
+
+@pytest.fixture(scope="module")
+def eager(checkpoint: Path) -> Predictor:
+    return Predictor(checkpoint, "cpu")
+
+
+def assert_equal_outputs(a, b, tolerance: float = LOGIT_TOLERANCE) -> None:
+    expected, found = named_outputs(a), named_outputs(b)
+    assert list(found) == list(expected)
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name].float(), tensor.float(), atol=tolerance, rtol=1e-4, msg=name)
+
+
+@pytest.fixture(scope="module", params=ENGINES)
+def predictor(request, checkpoint: Path) -> Predictor:
+    return Predictor(checkpoint, "cpu", backend=request.param)
+
+
+def test_an_engine_agrees_with_eager_on_rendered_scenes(
+    eager: Predictor, predictor: Predictor, frames: list[np.ndarray]
+) -> None:
+    agreement = compare(eager, predictor.forward, frames)
+    assert max(agreement.outputs.values()) < LOGIT_TOLERANCE
+    assert agreement.boxes > 20
+    assert agreement.matched_boxes >= agreement.boxes - 1  # a score may lie on the threshold
+    assert agreement.mask_pixels >= 0.999
+    assert agreement.probability_difference < 1e-3
+
+
+def test_an_engine_gives_a_batch_what_it_gives_its_images(
+    predictor: Predictor, frames: list[np.ndarray]
+) -> None:
+    with torch.inference_mode():
+        batch, _ = predictor.preprocess(frames)
+        together = named_outputs(predictor.forward(batch, predictor.tasks))
+        for i in range(len(frames)):
+            alone = named_outputs(predictor.forward(batch[i : i + 1], predictor.tasks))
+            for name, tensor in alone.items():
+                torch.testing.assert_close(together[name][i], tensor[0], atol=LOGIT_TOLERANCE, rtol=1e-4)
+
+
+def test_earlier_outputs_stay_valid(predictor: Predictor, frames: list[np.ndarray]) -> None:
+    with torch.inference_mode():
+        batch, _ = predictor.preprocess(frames)
+        first = predictor.forward(batch[:1], predictor.tasks).segmentation
+        before = first.clone()
+        predictor.forward(batch[1:2], predictor.tasks)
+    assert torch.equal(first, before)
+
+
+@pytest.mark.parametrize("tasks", [("detection",), ("classification", "segmentation")], ids="+".join)
+def test_an_engine_computes_only_what_is_asked_for(
+    eager: Predictor, predictor: Predictor, frames: list[np.ndarray], tasks: Collection[str]
+) -> None:
+    with torch.inference_mode():
+        batch, _ = predictor.preprocess(frames[:1])
+        found = predictor.forward(batch, tasks)
+        assert_equal_outputs(eager.forward(batch, tasks), found)
+    # All of the rest is absent from the program, not merely left out of its answer.
+    programs = getattr(predictor._backend, "_programs", None) or predictor._backend._sessions
+    kept = {key[1]: program for key, program in programs.items()}[tuple(tasks)]
+    outputs = kept.outputs if hasattr(kept, "outputs") else kept.get_outputs()
+    assert len(outputs) == len(named_outputs(found))
+
+
+def test_the_part_of_a_graph_for_one_task_lacks_the_weights_of_the_others(checkpoint: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    network = build_network(load_checkpoint(checkpoint))
+    whole = serialized_graph(network, SIZE)
+    part = onnx.load_from_string(subgraph(whole, output_names(network, ["classification"])))
+    onnx.checker.check_model(part)
+    assert [output.name for output in part.graph.output] == output_names(network, ["classification"])
+    sizes = [
+        sum(int(np.prod(w.dims)) for w in graph.initializer)
+        for graph in (part.graph, onnx.load_from_string(whole).graph)
+    ]
+    heads = sum(p.numel() for name, p in network.named_parameters() if "heads.d" in name or "heads.s" in name)
+    assert sizes[1] - sizes[0] >= heads
+
+
+def test_a_graph_is_exported_once(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnx")
+    network = build_network(load_checkpoint(checkpoint))
+    first = serialized_graph(network, SIZE)
+    monkeypatch.setattr(torch.onnx, "export", lambda *_, **__: pytest.fail("exported again"))
+    assert serialized_graph(network, SIZE) == first
+
+
+def test_other_weights_are_another_graph(checkpoint: Path) -> None:
+    network = build_network(load_checkpoint(checkpoint))
+    before = network_digest(network)
+    assert network_digest(build_network(load_checkpoint(checkpoint))) == before
+    with torch.no_grad():
+        next(network.parameters()).flatten()[0] += 1e-6
+    assert network_digest(network) != before
+
+
+@pytest.mark.parametrize(("length", "count"), [(7, 7), (12, 7), (20, 7), (3, 7), (96, 7), (5, 2)])
+def test_interval_means_are_adaptive_pooling(length: int, count: int) -> None:
+    x = torch.rand(2, 4, length)
+    expected = F.adaptive_avg_pool1d(x, count)
+    torch.testing.assert_close(x @ interval_means(length, count).T, expected)
+
+
+@pytest.mark.parametrize(
+    ("spec", "names"),
+    [
+        pytest.param(
+            ModelSpec(BackboneSpec("pvt_v2_b2_li"), segmentation=SegmentationSpec()), 1, id="linear attention"
+        ),
+        pytest.param(ModelSpec(detection=DetectionSpec("retinanet")), 2, id="retinanet"),
+    ],
+)
+def test_other_networks_export_too(spec: ModelSpec, names: int) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    torch.manual_seed(0)
+    network = MultiTaskNetwork(spec).eval()
+    keys = list(network.state_dict())
+    graph = export_graph(network, (64, 96)).SerializeToString()
+    assert list(network.state_dict()) == keys
+    images = torch.randn(3, 3, 64, 96)
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    found = [torch.from_numpy(array) for array in session.run(None, {"images": images.numpy()})]
+    assert len(found) == names
+    with torch.inference_mode():
+        expected = network(images)
+    rebuilt = network_output(
+        dict(zip(output_names(network, network.tasks), found, strict=True)), spec, (64, 96)
+    )
+    assert_equal_outputs(expected, rebuilt)
+    if expected.detection is not None:
+        assert rebuilt.detection.sizes == expected.detection.sizes
+
+
+def test_output_names_are_those_of_the_outputs(checkpoint: Path) -> None:
+    network = build_network(load_checkpoint(checkpoint))
+    images = torch.randn(1, 3, 64, 96)
+    with torch.inference_mode():
+        for tasks in (TASKS, TASKS[:1], TASKS[1:]):
+            output = network(images, tasks)
+            named = named_outputs(output)
+            assert list(named) == output_names(network, tasks)
+            assert_equal_outputs(output, network_output(named, network.spec, (64, 96)), 0)
+
+
+def test_auto_takes_the_fastest_that_is_installed(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def chosen(absent: Collection[str], precision: str = "fp32") -> str:
+        monkeypatch.setattr(
+            registry, "missing_packages", lambda *packages: [p for p in packages if p in absent]
+        )
+        monkeypatch.setattr(registry, "_load", lambda name, *_: name)
+        return registry.build_backend("auto", None, CPU, precision)
+
+    assert chosen([]) == "openvino"
+    assert chosen(["openvino"]) == "onnxruntime"
+    assert chosen(["openvino", "onnxruntime"]) == "eager"
+    assert chosen(["onnx"]) == "eager"
+
+
+def test_auto_passes_over_a_backend_without_the_precision(checkpoint: Path) -> None:
+    predictor = Predictor(checkpoint, "cpu", "bf16", backend="auto")
+    if predictor.backend == "openvino":
+        import openvino
+
+        assert "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    else:
+        assert predictor.backend == "eager"
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_a_missing_package_is_named_with_its_extra(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    module = importlib.import_module(f"pvt_mtl_perception.inference.backends.{name}")
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        backend_module.importlib.util, "find_spec", lambda package: None if package == name else real(package)
+    )
+    assert module.require is backend_module.require
+    with pytest.raises(
+        BackendUnavailableError, match=rf"{name} is not installed: pip install '.*\[{name}\]'"
+    ):
+        Predictor(checkpoint, "cpu", backend=name)
+
+
+def test_unknown_backends_are_refused(checkpoint: Path) -> None:
+    with pytest.raises(ValueError, match="backend 'tvm' is not known; known: auto, eager"):
+        Predictor(checkpoint, "cpu", backend="tvm")
+
+
+@pytest.mark.parametrize("name", ["cuda_graphs", "tensorrt"])
+def test_what_needs_a_gpu_says_so_on_a_cpu(checkpoint: Path, name: str) -> None:
+    with pytest.raises(BackendUnavailableError, match=f"backend '{name}' runs on cuda, not on cpu"):
+        Predictor(checkpoint, "cpu", backend=name)
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_precision_that_an_engine_lacks_is_refused(checkpoint: Path, name: str) -> None:
+    with pytest.raises(ValueError, match="precision"):
+        Predictor(checkpoint, "cpu", "fp16", backend=name)
+    with pytest.raises(ValueError, match="known: fp32, fp16, bf16"):
+        Predictor(checkpoint, "cpu", "int8", backend=name)
+
+
+def test_the_cache_keeps_the_files_used_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert read_cached("absent") is None
+    for i in range(KEPT_FILES):
+        os.utime(write_cached(f"file{i}", b"%d" % i), (i, i))
+    assert read_cached("file0") == b"0"  # used now, so file1 is the oldest
+    write_cached("one more", b"x")
+    kept = {path.name for path in cache_folder().iterdir()}
+    assert kept == {"one more", "file0", *(f"file{i}" for i in range(2, KEPT_FILES))}
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert write_cached("graph", b"x") is None
+    assert read_cached("graph") is None
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("name", ["cuda_graphs", "onnxruntime", "tensorrt"])
+def test_a_backend_on_a_gpu_agrees_with_eager_there(
+    checkpoint: Path, frames: list[np.ndarray], name: str, precision: str
+) -> None:
+    eager = Predictor(checkpoint, "cuda", "fp32")
+    try:
+        other = Predictor(checkpoint, "cuda", precision, backend=name)
+    except BackendUnavailableError as error:
+        pytest.skip(str(error))
+    for count in (len(frames), 1, 2, 1):  # recordings of other batch sizes in between
+        agreement = compare(eager, other.forward, frames[:count])
+        assert agreement.mask_pixels > (0.999 if precision == "fp32" else 0.97)
+        assert agreement.matched_boxes > 0.9 * agreement.boxes
+
+
+def camvid_frames(root: Path, count: int) -> list[np.ndarray]:
+    import cv2
+
+    paths = sorted((root / "val").iterdir())
+    return [
+        cv2.cvtColor(cv2.imread(str(p)), cv2.COLOR_BGR2RGB) for p in paths[:: len(paths) // count][:count]
+    ]
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_the_shipped_model_agrees_with_eager_on_camera_frames(camvid_root: Path, name: str) -> None:
+    frames = camvid_frames(camvid_root, 3)
+    size = (192, 256)
+    eager = Predictor(shipped_checkpoint(), "cpu", input_size=size)
+    agreement = compare(
+        eager, Predictor(shipped_checkpoint(), "cpu", input_size=size, backend=name).forward, frames
+    )
+    assert max(agreement.outputs.values()) < 1e-2
+    assert agreement.mask_pixels >= 0.999
+    assert agreement.matched_boxes >= agreement.boxes - 1
