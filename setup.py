@@ -35,7 +35,7 @@ for name in ("config", "launch", "models", "rviz"):
     data_files += files_below(name)
 
 # What exports a network to the engines.
-ONNX = ["onnx>=1.17", "onnxscript>=0.5"]
+ONNX = ["onnx>=1.17"]
 
 setup(
     name=PACKAGE,

@@ -63,6 +63,11 @@ ARGUMENTS = [
     node_parameter("model_path", "Checkpoint file (.safetensors)."),
     node_parameter("device", "auto, cpu, cuda or cuda:N."),
     node_parameter("precision", "Number format of the network.", ("fp32", "fp16", "bf16")),
+    node_parameter(
+        "backend",
+        "What runs the network; auto takes the fastest that is installed.",
+        ("auto", "eager", "compile", "cuda_graphs", "onnxruntime", "openvino", "tensorrt"),
+    ),
     node_parameter("cameras", "Camera names separated by commas, like front,left."),
     DeclareLaunchArgument(
         "image_topic",

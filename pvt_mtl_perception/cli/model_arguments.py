@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # importing it loads torch, for which help does not wait
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds ``--model``, ``--device``, ``--precision`` and the detection thresholds."""
+    """Adds ``--model``, ``--device``, ``--precision``, ``--backend`` and the detection thresholds."""
     group = parser.add_argument_group("model")
     group.add_argument(
         "--model", help="checkpoint file or hf://owner/name[@revision]; the shipped one by default"
@@ -22,6 +22,12 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
     group.add_argument(
         "--precision", choices=["fp32", "fp16", "bf16"], default="fp32", help="default: %(default)s"
+    )
+    group.add_argument(
+        "--backend",
+        default="auto",
+        help="auto (default), the fastest that is installed for the device; eager, compile, cuda_graphs, "
+        "onnxruntime, openvino, tensorrt",
     )
     group.add_argument(
         "--score-threshold", type=float, default=0.3, metavar="S", help="of boxes, 0..1; default: %(default)s"
@@ -64,6 +70,7 @@ def load_predictor(args: argparse.Namespace) -> Predictor:
         args.model or checkpoint_path(args),
         device=args.device,
         precision=args.precision,
+        backend=args.backend,
         score_threshold=args.score_threshold,
         nms_threshold=args.nms_threshold,
         max_detections=args.max_detections,

@@ -38,6 +38,7 @@ def run(args: argparse.Namespace) -> int:
     settings = {
         "model_sha256": checkpoint_digest(checkpoint_path(args)),
         "precision": args.precision,
+        "backend": predictor.backend,
         "score_threshold": str(args.score_threshold),
         "nms_threshold": str(args.nms_threshold),
         "max_detections": str(args.max_detections),

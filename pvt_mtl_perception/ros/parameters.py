@@ -133,6 +133,12 @@ class Settings:
         "configure",
         choices=("fp32", "fp16", "bf16"),
     )
+    backend: str = _parameter(
+        "auto",
+        "What runs the network; auto takes the fastest that is installed for the device.",
+        "configure",
+        choices=("auto", "eager", "compile", "cuda_graphs", "onnxruntime", "openvino", "tensorrt"),
+    )
     input_size: tuple[int, ...] = _parameter(
         (0, 0),
         "Height and width of the network's input in pixels; [0, 0] means the checkpoint's own.",

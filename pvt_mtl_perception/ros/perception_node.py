@@ -164,7 +164,7 @@ class PerceptionNode(LifecycleNode):
             return _FAILURE
         self.get_logger().info(
             f"configured: {self._predictor.model_name} ({', '.join(self._predictor.tasks)}) "
-            f"on {self._predictor.device} in {self._predictor.precision}"
+            f"on {self._predictor.device} in {self._predictor.precision} with {self._predictor.backend}"
         )
         return super().on_configure(state)
 
@@ -183,6 +183,7 @@ class PerceptionNode(LifecycleNode):
             settings.model_path or shipped_checkpoint(),
             device=settings.device,
             precision=settings.precision,
+            backend=settings.backend,
             score_threshold=settings.score_threshold,
             nms_threshold=settings.nms_threshold,
             max_detections=settings.max_detections,

@@ -26,7 +26,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def predictor(checkpoint: Path) -> Predictor:
-    return Predictor(checkpoint, device="cpu")
+    return Predictor(checkpoint, device="cpu", backend="auto")
 
 
 @pytest.fixture

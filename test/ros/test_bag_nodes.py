@@ -29,7 +29,7 @@ def test_node_publishes_what_the_bag_gives_without_ros(
     for name, value in {**ros_environment, "OMP_NUM_THREADS": "1"}.items():
         monkeypatch.setenv(name, value)
     model = make_checkpoint(tmp_path / "tiny.safetensors")
-    predictor = Predictor(model, device="cpu")
+    predictor = Predictor(model, device="cpu", backend="auto")
     predict_bag(STREET, tmp_path / "offline", predictor, progress=False)
     with BagReader(STREET) as reader:
         (topic,) = reader.select()

@@ -57,7 +57,7 @@ def test_a_compressed_frame_gives_what_the_predictor_gives(client: RosClient, ch
     message = listener.wait_for()
     client.forget(listener)
     mask = np.frombuffer(message.data, np.uint8).reshape(HEIGHT, WIDTH)
-    predictor = Predictor(checkpoint, device="cpu", input_size=(256, 448))
+    predictor = Predictor(checkpoint, device="cpu", input_size=(256, 448), backend="auto")
     (result,) = predictor.predict([picture(message.header.stamp.sec, WIDTH, HEIGHT)], ["segmentation"])
     assert result.segmentation is not None
     assert np.mean(mask == result.segmentation.mask) > 0.999

@@ -7,6 +7,7 @@ import pytest
 import yaml
 from rclpy.parameter import Parameter
 
+from pvt_mtl_perception.inference.backends.registry import BACKENDS
 from pvt_mtl_perception.ros.parameters import PARAMETERS, Settings, refusal
 
 CONFIG = Path(__file__).resolve().parents[2] / "config" / "perception.yaml"
@@ -48,6 +49,7 @@ def test_every_default_is_allowed(name: str) -> None:
         ("device", "tpu", "auto, cpu, cuda, or cuda:N"),
         ("device", "cuda:x", "cuda:N"),
         ("precision", "fp8", "fp32, fp16, bf16"),
+        ("backend", "tvm", "auto, eager"),
         ("image_transport", "theora", "raw, compressed"),
         ("input_size", [100, 640], "multiples of 32"),
         ("input_size", [384], "[height, width]"),
@@ -95,6 +97,10 @@ def test_what_is_read_at_configuration_is_refused_afterwards() -> None:
 
 def test_parameters_of_others_are_left_alone() -> None:
     assert refusal([Parameter("use_sim_time", value=True)], unconfigured=False) is None
+
+
+def test_the_backends_are_those_of_the_predictor() -> None:
+    assert PARAMETERS["backend"].choices == BACKENDS
 
 
 def test_ranges_are_in_the_descriptors() -> None:

@@ -66,7 +66,7 @@ def outputs(client: RosClient) -> Iterator[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def predictor(checkpoint: Path) -> Predictor:
     """The model in this process, as what the node's answers are compared with."""
-    return Predictor(checkpoint, device="cpu")
+    return Predictor(checkpoint, device="cpu", backend="auto")
 
 
 def pixels(message: Image) -> npt.NDArray[np.uint8]:
