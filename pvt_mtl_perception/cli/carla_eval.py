@@ -234,7 +234,9 @@ def _watch(recorder: Any, counted: Sequence[str], limit: int | None, stopping: A
             for line in lines[said:]:
                 if line.startswith("recorded "):
                     counts = dict(word.rsplit("=", 1) for word in line.split()[1:])
-                    bar.update(min(int(counts[topic]) for topic in counted) - bar.n)
+                    # A bar that is only updated would show the last results with the next ones.
+                    bar.n = min(int(counts[topic]) for topic in counted)
+                    bar.refresh()
                 elif line.startswith("waiting for "):
                     bar.write(f"no publisher that fits yet: {line.removeprefix('waiting for ')}")
                 elif line == "ready":
