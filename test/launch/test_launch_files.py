@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import subprocess
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import yaml
 from checkpoints import make_checkpoint
+from launch_files import declared, load, skip_where_launch_ros_does_not_find
 from ros_camera import picture
 from rosbags.highlevel import AnyReader
 from rosbags.rosbag2 import StoragePlugin, Writer
@@ -28,21 +27,6 @@ NAV2_NAMES = {"namespace", "use_sim_time", "params_file", "autostart", "log_leve
 OWN_NAMES = {
     "model_path", "device", "precision", "backend", "cameras", "image_topic", "image_transport"
 }  # fmt: skip
-
-
-def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, REPOSITORY / "launch" / f"{name}.launch.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def declared(name: str) -> dict[str, Any]:
-    description = load(name).generate_launch_description()
-    arguments = description.get_launch_arguments_with_include_launch_description_actions()
-    return {argument.name: argument for argument, _ in arguments}
 
 
 def start(monkeypatch: pytest.MonkeyPatch, profile: str = "", **arguments: str) -> tuple[Any, dict[str, str]]:
@@ -152,18 +136,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_checkpoint(tmp_path_factory.mktemp("models") / "untrained.safetensors")
 
 
-def skip_where_launch_ros_does_not_find_the_node() -> None:
-    packages = pytest.importorskip("ament_index_python.packages")
-    try:
-        prefix = packages.get_package_prefix("pvt_mtl_perception")
-    except (OSError, LookupError):
-        pytest.skip("the package is not installed where AMENT_PREFIX_PATH points")
-    if not (Path(prefix) / "lib" / "pvt_mtl_perception" / "perception_node").exists():
-        pytest.skip(f"{prefix} has no perception_node")
-
-
 def test_perception_launch_starts_a_node_that_perceives(spawn: Any, checkpoint: Path) -> None:
-    skip_where_launch_ros_does_not_find_the_node()
+    skip_where_launch_ros_does_not_find("perception_node")
     run_launch_test(spawn, "perception_under_launch.py", 300.0, TEST_CHECKPOINT=str(checkpoint))
 
 
@@ -192,7 +166,7 @@ def write_bag(path: Path, topic: str, count: int) -> None:
 
 def test_replay_launch_plays_records_and_ends(spawn: Any, checkpoint: Path, tmp_path: Path) -> None:
     # Arrange
-    skip_where_launch_ros_does_not_find_the_node()
+    skip_where_launch_ros_does_not_find("perception_node")
     ros2 = shutil.which("ros2")
     command = [ros2 or "", "bag", "play", "--help"]
     if ros2 is None or subprocess.run(command, capture_output=True, check=False).returncode:
