@@ -285,11 +285,12 @@ def _measured_sentence(
     best = max(pairs, key=lambda pair: pairs[pair][0])
     mean, low, high = pairs[best]
     together = _spelled(best)
-    figures = f"lookahead affinity {100 * mean:+.3f} % of the loss, mean of both directions"
+    figures = f"lookahead affinity {100 * mean:+.4f} % of the loss, mean of both directions"
     if not np.isfinite(low):
         only = "; one run, so no interval" if len(summary.runs) == 1 else "; not in every run, so no interval"
-        return f"A gradient step for one task helped the other most between {together} ({figures}{only})."
-    figures += f", 95 % interval {100 * low:+.3f} to {100 * high:+.3f}, {len(summary.runs)} runs"
+        did = "helped the other most" if mean > 0 else "hindered the other least"
+        return f"A gradient step for one task {did} between {together} ({figures}{only})."
+    figures += f", 95 % interval {100 * low:+.4f} to {100 * high:+.4f}, {len(summary.runs)} runs"
     if low > 0:
         return f"A gradient step for one task helps the other most between {together} ({figures})."
     if high < 0:
@@ -333,13 +334,13 @@ def affinity_tables(summary: AffinitySummary) -> str:
 
 
 def _scale(measure: Measure) -> tuple[float, int]:
-    return (100.0, 3) if measure == "affinity" else (1.0, 2)
+    return (100.0, 4) if measure == "affinity" else (1.0, 2)
 
 
 def _cell(estimate: Estimate, i: int, j: int, scale: float, digits: int, between: str) -> str:
     mean, low, high = (scale * float(x[i, j]) for x in (estimate.mean, estimate.low, estimate.high))
     if not np.isfinite(mean):
-        return "not measured"
+        return "" if i == j else "not measured"
     interval = f"{between}({low:.{digits}f} to {high:.{digits}f})" if np.isfinite(low) else ""
     return f"{mean:.{digits}f}{interval}"
 
@@ -368,7 +369,7 @@ def _draw_matrix(axis: Any, summary: AffinitySummary, measure: Measure) -> None:
     off_diagonal = ~np.eye(len(summary.tasks), dtype=bool)
     # A task's own step does far more than another's; its colour would leave none for the others.
     known = np.abs(colours[off_diagonal & np.isfinite(colours)])
-    most = max(float(known.max()) if known.size else 0.0, 1e-9)
+    most = 1.0 if measure == "cosine" else max(float(known.max()) if known.size else 0.0, 1e-9)
     shown = np.where(off_diagonal, colours, np.nan)
     axis.imshow(shown, cmap="PuOr" if measure == "norm_ratio" else "RdBu", vmin=-most, vmax=most)
     for i in range(len(summary.tasks)):

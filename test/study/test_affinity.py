@@ -91,8 +91,9 @@ def test_matrices_are_means_over_steps_and_then_over_runs(tmp_path: Path) -> Non
     assert affinity.high[1, 2] == pytest.approx(expected.high, abs=2e-4)
     mean, low, high = pair_affinity(summary)["detection", "segmentation"]
     assert mean == pytest.approx(0.0055 * 0.75) and low < mean < high
-    assert "| detection | -0.100 (-0.100 to -0.100) | 6.000 (6.000 to 6.000) | 0.550 (" in affinity_tables(
-        summary
+    assert (
+        "| detection | -0.1000 (-0.1000 to -0.1000) | 6.0000 (6.0000 to 6.0000) | 0.5500 ("
+        in affinity_tables(summary)
     )
 
 
