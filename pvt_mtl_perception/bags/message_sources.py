@@ -118,7 +118,8 @@ class _McapSource:
         self._file = path.open("rb")
         self._reader = make_reader(self._file)
         summary = self._reader.get_summary()
-        assert summary is not None and summary.statistics is not None
+        if summary is None or summary.statistics is None:
+            raise ValueError("it has no statistics; `mcap recover` writes them")
         self.start = summary.statistics.message_start_time
         self.end = summary.statistics.message_end_time
         self._protobuf = DecoderFactory()

@@ -112,6 +112,23 @@ def test_an_image_in_an_encoding_that_is_not_read_is_named(tmp_path: Path) -> No
         next(reader.images(reader.select()))
 
 
+def test_a_truncated_file_is_named(tmp_path: Path) -> None:
+    path = write_foxglove_mcap(tmp_path / "scene.mcap", FRAMES)
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size // 2)
+    with pytest.raises(ValueError, match=r"scene\.mcap cannot be read as a bag"):
+        BagReader(path)
+
+
+def test_a_file_with_damaged_bytes_is_named(tmp_path: Path) -> None:
+    path = write_foxglove_mcap(tmp_path / "scene.mcap", FRAMES)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 4 : len(data) // 4 + 200] = bytes(200)
+    path.write_bytes(data)
+    with BagReader(path) as reader, pytest.raises(ValueError, match=r"scene\.mcap is damaged"):
+        list(reader.images(reader.select()))
+
+
 def test_the_listing_has_name_type_count_rate_and_size(tmp_path: Path) -> None:
     path = write_foxglove_mcap(tmp_path / "scene.mcap", FRAMES, [NUSCENES_FRONT, NUSCENES_BACK])
     with BagReader(path) as reader:
