@@ -32,6 +32,13 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _size(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d+)x(\d+)", text)
+    if not found or not all(int(side) >= 32 for side in found.groups()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not WIDTHxHEIGHT in pixels, from 32x32")
+    return int(found[1]), int(found[2])
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the verb's arguments."""
     commands = parser.add_subparsers(dest="command", metavar="<command>", required=True)
@@ -77,9 +84,46 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     report = commands.add_parser(
         "report",
         help="what the finished jobs show",
-        description="Prints each comparison's claim, and writes comparisons.json with every seed's values.",
+        description="Prints each comparison's claim, and writes report.html, report.md with its figures, and "
+        "comparisons.json with every seed's values. Trains and times nothing.",
     )
     _add_common(report)
+    report.add_argument(
+        "--to", type=Path, metavar="DIR", help="folder for the report (default: the study's folder)"
+    )
+    report.add_argument(
+        "--replicates",
+        type=_count,
+        default=2000,
+        help="draws of the bootstrap over seeds and images (default: %(default)s)",
+    )
+    cost = commands.add_parser(
+        "cost",
+        help="measure what each arm's network costs, for the report",
+        description="Measures parameters, operations, latency and memory of each arm's network, and writes "
+        "cost.json into the study's folder after each; what was measured under the same settings stays.",
+    )
+    _add_common(cost)
+    _add_arms(cost)
+    cost.add_argument(
+        "--size",
+        type=_size,
+        nargs="+",
+        default=[(1280, 720)],
+        metavar="WxH",
+        help="frames in pixels (default: 1280x720)",
+    )
+    cost.add_argument(
+        "--batch",
+        type=_count,
+        default=6,
+        help="frames of the larger batch, beside single ones (default: %(default)s)",
+    )
+    cost.add_argument("--calls", type=_count, default=20, help="timed at each batch (default: %(default)s)")
+    cost.add_argument("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
+    cost.add_argument(
+        "--precision", choices=["fp32", "fp16", "bf16"], default="fp32", help="default: %(default)s"
+    )
     affinity = commands.add_parser(
         "affinity",
         help="which tasks belong together, from runs that measured it",
@@ -122,6 +166,8 @@ def run(args: argparse.Namespace) -> int:
         return _status(study, args)
     if args.command == "report":
         return _report(study, args)
+    if args.command == "cost":
+        return _cost(study, args)
     if args.command == "tune":
         return _tune(study, args)
     return _run(study, args)
@@ -157,20 +203,18 @@ def _status(study: StudyConfig, args: argparse.Namespace) -> int:
 
 
 def _report(study: StudyConfig, args: argparse.Namespace) -> int:
-    import dataclasses
-    import json
-
-    from pvt_mtl_perception.study.comparisons import compare_arms
-    from pvt_mtl_perception.study.folder import write_atomically
     from pvt_mtl_perception.study.registration import changes, registrations
+    from pvt_mtl_perception.study.report.build import build_report, write_report
+    from pvt_mtl_perception.study.report.threats import Standing
     from pvt_mtl_perception.study.runner import outdated_jobs
 
     jobs = _jobs(study, args)
     if not args.out.is_dir():
         raise FileNotFoundError(f"no study folder at {args.out}")
-    compared = compare_arms(study, jobs, args.out)
     remarks = [*changes(args.out, _registered(study, jobs)), *outdated_jobs(args.out, jobs)]
-    for one in compared:
+    standing = Standing(registrations(args.out), remarks)
+    report = build_report(study, jobs, args.out, standing, args.replicates, progress=True)
+    for one in report.compared:
         kind = (
             ""
             if one.comparison.primary and one.fraction == study.preregistration.fraction
@@ -184,15 +228,24 @@ def _report(study: StudyConfig, args: argparse.Namespace) -> int:
                 print(f"  {name}: not finished in both arms with the seeds {', '.join(map(str, seeds))}")
     for remark in remarks:
         print(remark)
-    content = {
-        "study": study.name,
-        "registrations": registrations(args.out),
-        "remarks": remarks,
-        "comparisons": [dataclasses.asdict(one) for one in compared],
-    }
-    path = args.out / "comparisons.json"
-    write_atomically(path, json.dumps(content, indent=1) + "\n")
-    print(path)
+    to = args.to or args.out
+    write_report(to, report)
+    for name in ("report.html", "report.md", "comparisons.json"):
+        print(to / name)
+    return 0
+
+
+def _cost(study: StudyConfig, args: argparse.Namespace) -> int:
+    from pvt_mtl_perception.study.cost import FILE, format_costs, measure_arms
+
+    jobs = _jobs(study, args)
+    arms = list(dict.fromkeys(job.arm for job in _of_arms(jobs, study, args) if job.arm is not None))
+    args.out.mkdir(parents=True, exist_ok=True)
+    costs = measure_arms(
+        study, jobs, args.out, arms, args.size, args.batch, args.calls, args.device, args.precision
+    )
+    print(format_costs(costs))
+    print(args.out / FILE)
     return 0
 
 

@@ -84,12 +84,13 @@ def _claims(
         # A family is judged when it is whole: Holm's correction is over all of it.
         if not family or any(len(values[endpoint.name]) < 2 for endpoint in family):
             continue
-        pairs = {}
+        pairs, against = {}, {}
         for endpoint in family:
             both = values[endpoint.name].values()
-            pairs[Endpoint(endpoint.name, endpoint.margin)] = compare_pairs(
+            judged = Endpoint(endpoint.name, endpoint.margin)
+            against[judged] = comparison.against[endpoint.task]
+            pairs[judged] = compare_pairs(
                 [first for first, _ in both], [second for _, second in both], study.preregistration.alpha
             )
-        others = dict.fromkeys(comparison.against[endpoint.task] for endpoint in family)
-        claims += judge(pairs, comparison.arm, "/".join(others))
+        claims += judge(pairs, comparison.arm, against)
     return claims

@@ -50,7 +50,9 @@ class Claim:
 
 
 def judge(
-    comparisons: Mapping[Endpoint, PairedComparison], first: str = "MTL", second: str = "STL"
+    comparisons: Mapping[Endpoint, PairedComparison],
+    first: str = "MTL",
+    second: str | Mapping[Endpoint, str] = "STL",
 ) -> list[Claim]:
     """The claims of one family of primary endpoints, in the order given.
 
@@ -61,7 +63,7 @@ def judge(
     Args:
         comparisons: the primary endpoints and no others.
         first: name of the first arm.
-        second: name of the second arm.
+        second: name of the second arm, or of each endpoint's.
     """
     corrected = holm([comparison.p_sign_flip for comparison in comparisons.values()]).tolist()
     claims = []
@@ -69,7 +71,14 @@ def judge(
         equivalence = equivalence_test(comparison.differences, endpoint.margin, comparison.alpha)
         decision = verdict(comparison, p_corrected, equivalence)
         text = _sentence(
-            endpoint, comparison, equivalence, p_corrected, decision, len(corrected), first, second
+            endpoint,
+            comparison,
+            equivalence,
+            p_corrected,
+            decision,
+            len(corrected),
+            first,
+            second if isinstance(second, str) else second[endpoint],
         )
         claims.append(Claim(endpoint, comparison, equivalence, p_corrected, decision, text))
     return claims

@@ -1,0 +1,114 @@
+"""What the finished jobs of a study hold, by arm, data fraction and seed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pvt_mtl_perception.data.sources import TASKS
+from pvt_mtl_perception.study.config import EndpointConfig, StudyConfig, endpoint_value
+from pvt_mtl_perception.study.folder import JobFolder
+from pvt_mtl_perception.study.jobs import Job, job_folder
+from pvt_mtl_perception.training.config import TrainingConfig
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished job.
+
+    Attributes:
+        job: which.
+        folder: its files.
+        result: what it wrote into ``result.json``.
+    """
+
+    job: Job
+    folder: JobFolder
+    result: Mapping[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class StudyResults:
+    """A study with the jobs that are finished.
+
+    Attributes:
+        study: the study.
+        out: its folder.
+        jobs: all of its jobs.
+        runs: the finished ones of the arms by arm, fraction and seed.
+    """
+
+    study: StudyConfig
+    out: Path
+    jobs: Sequence[Job]
+    runs: Mapping[tuple[str, float, int], Run]
+
+    @property
+    def fraction(self) -> float:
+        """The data fraction that primary claims are about."""
+        return self.study.preregistration.fraction
+
+    @property
+    def endpoints(self) -> list[EndpointConfig]:
+        """All endpoints."""
+        return self.study.preregistration.endpoints
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks that endpoints are about, in the order of ``TASKS``."""
+        return tuple(task for task in TASKS if any(e.task == task for e in self.endpoints))
+
+    def main_endpoint(self, task: str) -> EndpointConfig | None:
+        """A task's first primary endpoint, its first one where none is primary."""
+        own = [e for e in self.endpoints if e.task == task]
+        return next((e for e in own if e.primary), own[0] if own else None)
+
+    def config(self, arm: str) -> TrainingConfig:
+        """The training configuration of an arm's first job at the registered fraction."""
+        return next(j.config for j in self.jobs if j.arm == arm and j.fraction == self.fraction)
+
+    def arm_tasks(self, arm: str) -> tuple[str, ...]:
+        """The tasks that an arm learns."""
+        return self.config(arm).model.tasks
+
+    def of_arm(self, arm: str, fraction: float | None = None) -> list[Run]:
+        """The finished runs of an arm in the order of the seeds; at the registered fraction where None."""
+        at = self.fraction if fraction is None else fraction
+        return [self.runs[arm, at, seed] for seed in self.study.seeds if (arm, at, seed) in self.runs]
+
+    def scores(self, arm: str, endpoint: EndpointConfig, fraction: float | None = None) -> dict[int, float]:
+        """An endpoint's score by seed, 0..1; empty where the arm does not learn the task."""
+        if endpoint.task not in self.arm_tasks(arm):
+            return {}
+        return {
+            run.job.seed: endpoint_value(run.result["scores"], endpoint) for run in self.of_arm(arm, fraction)
+        }
+
+
+def read_results(study: StudyConfig, jobs: Sequence[Job], out: Path) -> StudyResults:
+    """Reads the results that there are.
+
+    Args:
+        study: the study.
+        jobs: all of its jobs.
+        out: its folder.
+    """
+    runs = {}
+    for job in jobs:
+        folder = job_folder(out, job)
+        if job.arm is not None and folder.result.is_file():
+            runs[job.arm, job.fraction, job.seed] = Run(job, folder, folder.read_result())
+    return StudyResults(study, out, jobs, runs)
+
+
+def paired(first: Mapping[int, float], second: Mapping[int, float]) -> tuple[list[int], Array, Array]:
+    """The seeds that both have, and the values of each: (seeds,) float64 twice."""
+    seeds = [seed for seed in first if seed in second]
+    return seeds, np.array([first[s] for s in seeds]), np.array([second[s] for s in seeds])

@@ -1,0 +1,317 @@
+"""What limits a study's claims, as far as its files tell, how it was tuned, and where it comes from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pvt_mtl_perception.evaluation.html import Table
+from pvt_mtl_perception.study.comparisons import Compared
+from pvt_mtl_perception.study.cost import Costs
+from pvt_mtl_perception.study.report.costs import NOT_PUBLIC, rival_arms
+from pvt_mtl_perception.study.report.document import Item, Part, Section
+from pvt_mtl_perception.study.report.images import VIDEO_BLOCKS, ImageIntervals
+from pvt_mtl_perception.study.report.results import StudyResults
+from pvt_mtl_perception.study.report.words import NONE, listed, number
+from pvt_mtl_perception.study.statistics.paired import smallest_p
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a study stands beside its results.
+
+    Attributes:
+        registrations: the versions of what was decided beforehand, the first one first.
+        remarks: lines on changes of them, and on jobs run under another configuration.
+    """
+
+    registrations: Sequence[dict[str, Any]]
+    remarks: Sequence[str]
+
+
+def threats_section(
+    results: StudyResults,
+    compared: Sequence[Compared],
+    images: ImageIntervals,
+    costs: Costs,
+    standing: Standing,
+) -> Section:
+    """Threats to validity, each from what the study's files hold."""
+    lines = [
+        *_completeness(results, compared),
+        *_registration(results, standing),
+        *_statistics(results, images),
+        *_data(results, images),
+        *_training(results),
+        *_cost(results, costs),
+    ]
+    return Section("Threats to validity", [Part(items=[Item(line) for line in lines])])
+
+
+def _completeness(results: StudyResults, compared: Sequence[Compared]) -> list[str]:
+    planned = [job for job in results.jobs if job.arm is not None]
+    if len(results.runs) == len(planned):
+        return []
+    by_arm = {}
+    for arm in results.study.arms:
+        done = sum(key[0] == arm for key in results.runs)
+        whole = sum(job.arm == arm for job in planned)
+        if done < whole:
+            by_arm[arm] = f"{arm} {done} of {whole}"
+    lines = [
+        f"Unfinished: {len(results.runs)} of {len(planned)} jobs are done ({', '.join(by_arm.values())}). "
+        "What is here is interim: to stop because of what it shows would make its tests too lenient."
+    ]
+    short = {
+        f"{one.comparison.name}: {name}"
+        for one in compared
+        if one.fraction == results.fraction and one.comparison.primary
+        for name, seeds in one.missing.items()
+        if seeds
+    }
+    if short:
+        lines.append(f"{len(short)} primary differences rest on fewer seeds than planned.")
+    return lines
+
+
+def _registration(results: StudyResults, standing: Standing) -> list[str]:
+    lines = [f"{remark[:1].upper()}{remark[1:]}." for remark in standing.remarks]
+    if not standing.registrations:
+        lines.append("No pre-registration was stored in the study's folder before these results.")
+    elif not standing.remarks:
+        first = standing.registrations[0]
+        lines.append(
+            f"The pre-registration is of {first['time']}, when {first['finished_jobs']} jobs were finished, "
+            f"and was not changed since (SHA-256 {first['sha256'][:12]}). It is a file of whoever ran the "
+            "study, no public register."
+        )
+    return lines
+
+
+def _statistics(results: StudyResults, images: ImageIntervals) -> list[str]:
+    plan = results.study.preregistration
+    seeds = len(results.study.seeds)
+    lines = []
+    families = [c for c in plan.comparisons if c.primary]
+    if len(families) > 1:
+        lines.append(
+            f"Holm's correction is over the endpoints of one comparison, not over the {len(families)} "
+            "primary comparisons."
+        )
+    size = max((sum(e.primary and e.task in c.against for e in plan.endpoints) for c in families), default=1)
+    if smallest_p(seeds) * max(1, size) >= plan.alpha:
+        lines.append(
+            f"{seeds} seeds are too few for the exact test: its smallest p, {smallest_p(seeds):.3g}, does "
+            f"not survive Holm over {size} at {plan.alpha:g}, whatever the difference."
+        )
+    lines.append(
+        f"{seeds} seeds: BCa intervals of so few values are too narrow (of 8 normal values the 95 % "
+        "interval covers the mean in about 88 % of studies), so a claim needs the exact test beside it. The "
+        "equivalence tests assume differences that are about normally distributed."
+    )
+    without = [e.name for e in results.endpoints if e.name not in images.images]
+    if without:
+        lines.append(
+            f"The intervals of {listed(without)} are over seeds alone: they do not say what other test "
+            "images would give."
+        )
+    return lines
+
+
+def _data(results: StudyResults, images: ImageIntervals) -> list[str]:
+    lines = []
+    sources = list(dict.fromkeys(e.source for e in results.endpoints))
+    kinds = {source.split("/")[0] for source in sources}
+    sizes = [f"{name} {count}" for name, count in images.images.items()]
+    folds = "different folds of one data set" if results.study.by_seed else "one test set"
+    lines.append(
+        f"All scores are of {folds} ({listed(sources)}"
+        + (f"; images: {', '.join(sizes)}" if sizes else "")
+        + "): other places, cameras and seasons were not tested."
+    )
+    if "synthetic" in kinds:
+        lines.append(
+            "The test images are rendered. How arms differ on real driving frames does not follow from it; "
+            "rendered scenes have fewer textures, shapes and rare events, and perfect labels."
+        )
+    if "camvid" in kinds:
+        lines.append(
+            "CamVid's boxes are derived from its masks: touching cars merge and occluded ones split. Its "
+            "time of day follows from brightness alone. Its frames come from few drives through one town."
+        )
+    if blocks := sorted(kinds & set(VIDEO_BLOCKS)):
+        lines.append(
+            f"Frames of {listed(blocks)} are neighbours in a video. The folds part blocks of frames, and "
+            "intervals draw blocks; what frames further apart share is not in them."
+        )
+    train = {
+        (source.kind, source.frames if source.kind == "synthetic" else source.root)
+        for arm in results.study.arms
+        for source in results.config(arm).train
+    }
+    named = sorted(f"{kind}, {size} frames" if kind == "synthetic" else kind for kind, size in train)
+    lines.append(f"Training data: {listed(named)}. More or other data may change the order of the arms.")
+    return lines
+
+
+def _range(values: Sequence[float]) -> str:
+    low, high = min(values), max(values)
+    return number(low) if low == high else f"{number(low)} to {number(high)}"
+
+
+def _training(results: StudyResults) -> list[str]:
+    configs = {arm: results.config(arm) for arm in results.study.arms}
+    steps = [config.total_steps for config in configs.values()]
+    visits = [sum(p.steps * p.batch_size for p in config.phases) for config in configs.values()]
+    crops = sorted({f"{p.width}x{p.height}" for config in configs.values() for p in config.phases})
+    inputs = sorted({f"{config.input_width}x{config.input_height}" for config in configs.values()})
+    lines = [
+        f"Trainings are of {_range(steps)} steps, {_range(visits)} images, in crops of {listed(crops)}, and "
+        f"scored at {listed(inputs)}. Longer training and larger images may change the order of the arms."
+    ]
+    if len(set(visits)) > 1:
+        few = [arm for arm, seen in zip(configs, visits, strict=True) if seen == min(visits)]
+        lines.append(f"Arms see different numbers of images in training, {listed(few)} the fewest.")
+    pretrained = {arm for arm, c in configs.items() if c.pretrained or results.study.arms[arm].pretraining}
+    if not pretrained:
+        lines.append(
+            "All networks begin with random weights. Published ones begin with ImageNet's, after which the "
+            "differences between arms may be others."
+        )
+    elif results.study.pretraining and not any(c.pretrained for c in configs.values()):
+        lines.append(
+            f"Networks begin with the study's own pretraining ({listed(list(results.study.pretraining))}), "
+            "once for each backbone and neck: its own spread over seeds is not in the intervals, and "
+            "ImageNet's weights may change the order of the arms."
+        )
+    models = sorted({c.model.backbone.name for c in configs.values()})
+    lines.append(f"Backbones are {listed(models)}: larger ones may share tasks better or worse.")
+    lines += _tuning(results)
+    lines += _matching(results)
+    runs = list(results.runs.values())
+    devices = sorted({run.result["training"].get("device", "?") for run in runs})
+    if len(devices) > 1:
+        lines.append(
+            f"Jobs ran on different machines ({listed(devices)}): training times are not comparable."
+        )
+    commits = {run.result.get("commit") for run in runs}
+    if len(commits) > 1:
+        lines.append(f"Jobs were run from {len(commits)} commits of the code.")
+    return lines
+
+
+def _tuning(results: StudyResults) -> list[str]:
+    trials = {len(arm.trials) for arm in results.study.arms.values()}
+    if trials == {0}:
+        return [
+            "Nothing was tuned: every arm has the same settings, which may suit some arms better than others."
+        ]
+    assert results.study.tuning is not None
+    kinds = sorted({f"{s.kind}/{s.split}" for s in results.study.tuning.evaluate})
+    return [
+        f"Every arm has {max(trials)} tuning trials of one seed ({results.study.tuning.seed}, scored on "
+        f"{listed(kinds)}, apart from the test set), chosen by the mean of the endpoints it learns. More "
+        "trials could help arms unequally."
+    ]
+
+
+def _matching(results: StudyResults) -> list[str]:
+    lines = []
+    rivals = rival_arms(results)
+    for comparison in results.study.preregistration.comparisons:
+        others = set(comparison.against.values())
+        if len(others) != 1 or not others & set(rivals) or comparison.arm in rivals:
+            continue
+        rival = others.pop()
+        sizes = [
+            runs[0].result["parameters"]["total"]
+            for runs in (results.of_arm(comparison.arm), results.of_arm(rival))
+            if runs and "parameters" in runs[0].result
+        ]
+        if len(sizes) == 2:
+            lines.append(
+                f"{comparison.arm} and {rival} are matched by the nearest published size: "
+                f"{sizes[0] / 1e6:.2f} and {sizes[1] / 1e6:.2f} million parameters, "
+                f"{sizes[0] / sizes[1]:.2f} times; other matchings can give other answers."
+            )
+    if rivals:
+        lines.append(NOT_PUBLIC)
+    return lines
+
+
+def _cost(results: StudyResults, costs: Costs) -> list[str]:
+    entries = [entry for sizes in costs.values() for entry in sizes.values()]
+    if not entries:
+        return ["Latency and memory in use were not measured; nothing is said of them."]
+    devices = sorted({entry["device"] for entry in entries})
+    absent = [arm for arm in results.study.arms if arm not in costs]
+    lines = [
+        f"Latency and memory are of {listed(devices)} with PyTorch, not of a vehicle's computer or a "
+        "compiled engine, where their order can differ."
+    ]
+    if absent:
+        lines.append(f"The cost of {listed(absent)} was not measured.")
+    return lines
+
+
+def tuning_section(results: StudyResults) -> Section | None:
+    """Every trial of every arm, and which was taken."""
+    path = results.out / "tuning.json"
+    if not path.is_file():
+        return None
+    record = json.loads(path.read_text())
+    rows = []
+    names = [endpoint.name for endpoint in results.endpoints]
+    for arm, found in record.items():
+        for count, trial in enumerate(found["trials"]):
+            scores = [
+                f"{100 * trial['endpoints'][name]:.2f}" if name in trial["endpoints"] else NONE
+                for name in names
+            ]
+            settings = json.dumps(trial["settings"]).replace('"', "").strip("{}")
+            rows.append([arm, settings, *scores, "taken" if count == found["chosen"] else ""])
+    head = ["arm", "settings", *(f"{name}, %" for name in names), ""]
+    note = (
+        "Trials of every arm, of one seed, on data apart from the test set; the best mean of the endpoints "
+        "is taken."
+    )
+    return Section("Tuning", [Part(text=[note], tables=[Table(head, rows)])])
+
+
+def provenance_section(results: StudyResults, standing: Standing) -> Section:
+    """What was run, when, with what."""
+    runs = list(results.runs.values())
+
+    def distinct(key: str) -> str:
+        values = {str(run.result["versions"][key]) for run in runs if key in run.result.get("versions", {})}
+        return listed(sorted(values)) if values else NONE
+
+    hours = sum(run.result["training"]["seconds"] for run in runs) / 3600
+    finished = sorted(run.result["finished"] for run in runs if "finished" in run.result)
+    rows = [
+        ["jobs done", f"{len(runs)} of {sum(job.arm is not None for job in results.jobs)}"],
+        ["first and last finished", f"{finished[0]}, {finished[-1]}" if finished else NONE],
+        ["training, all jobs", f"{hours:.1f} h"],
+        [
+            "trained on",
+            listed(sorted({str(run.result["training"].get("device", NONE)) for run in runs})) or NONE,
+        ],
+        ["commit", listed(sorted({str(run.result.get("commit")) for run in runs})) or NONE],
+        ["Python, torch, timm", f"{distinct('python')}; {distinct('torch')}; {distinct('timm')}"],
+    ]
+    rows += [
+        [f"pre-registration {count + 1}", f"{version['time']}, SHA-256 {version['sha256']}"]
+        for count, version in enumerate(standing.registrations)
+    ]
+    parts = [Part(tables=[Table(["what", ""], rows)])]
+    notes = results.study.preregistration.notes
+    if notes:
+        parts.append(Part("Notes of the pre-registration", [notes]))
+    versions = [
+        Item(f"{version['time']}: {', '.join(version['changed'])}") for version in standing.registrations[1:]
+    ]
+    if versions:
+        parts.append(Part("Changes of the pre-registration", items=versions))
+    return Section("Where this comes from", parts)

@@ -1,0 +1,371 @@
+"""The report of a study against values computed apart from it; of unfinished and changed studies, too."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from study_results import REPOSITORY, SINGLES, TASKS, finish, labelled_images, simulated_study, skill_of
+
+from pvt_mtl_perception.cli import main
+from pvt_mtl_perception.evaluation.records import load_records, precision_curves
+from pvt_mtl_perception.model.spec import load_task_labels
+from pvt_mtl_perception.study.comparisons import compare_arms
+from pvt_mtl_perception.study.config import StudyConfig, load_study, registered
+from pvt_mtl_perception.study.folder import JobFolder
+from pvt_mtl_perception.study.jobs import Job, job_folder, study_jobs
+from pvt_mtl_perception.study.registration import register
+from pvt_mtl_perception.study.report.effects import (
+    factorial_effects,
+    factorials,
+    partitions,
+    systems,
+    task_families,
+)
+from pvt_mtl_perception.study.report.images import clips_of, conditions, image_intervals
+from pvt_mtl_perception.study.report.results import read_results
+
+Simulated = tuple[Path, Path, StudyConfig, list[Job]]
+
+
+@pytest.fixture(scope="module")
+def simulate(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Simulated]:
+    """Writes a study whose jobs are finished, but for those that ``left_out`` says."""
+
+    def run(
+        left_out: Callable[[Job], bool] = lambda job: False,
+        images: int = 14,
+        records: bool = True,
+        **changes: Any,
+    ) -> Simulated:
+        folder = tmp_path_factory.mktemp("study")
+        path, out = folder / "study.yaml", folder / "out"
+        path.write_text(yaml.safe_dump(simulated_study(**changes), sort_keys=False))
+        study = load_study(path)
+        jobs = study_jobs(study, path)
+        spec = next(job for job in jobs if job.arm == "mtl").config.model
+        samples = labelled_images(load_task_labels(spec), images, 0)
+
+        for job in jobs:
+            if not left_out(job):
+                finish(out, job, samples, skill_of, records)
+        return path, out, study, jobs
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def whole(simulate: Callable[..., Simulated]) -> Simulated:
+    """Every job at the registered fraction, and the single-task ones at the other."""
+    return simulate(lambda job: job.fraction < 1 and str(job.arm)[:3] not in ("stl", "mtl"))
+
+
+@pytest.fixture(scope="module")
+def written(whole: Simulated, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of its report."""
+    path, out, _, _ = whole
+    to = tmp_path_factory.mktemp("report") / "new"
+    assert main(["study", "report", str(path), "--out", str(out), "--to", str(to), "--replicates", "60"]) == 0
+    return to
+
+
+def few_arms() -> dict[str, Any]:
+    """Those that the comparisons name."""
+    arms: dict[str, Any] = simulated_study()["arms"]
+    return {name: arms[name] for name in (*SINGLES.values(), "mtl", "hydranet")}
+
+
+def stored(to: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((to / "comparisons.json").read_text())
+    return found
+
+
+def scores_of(
+    out: Path, arm: str, metric: Callable[[dict[str, Any]], float], fraction: str = "1"
+) -> np.ndarray:
+    return np.array(
+        [
+            metric(
+                JobFolder(out / "jobs" / arm / fraction / str(seed)).read_result()["scores"]["synthetic/test"]
+            )
+            for seed in (3, 4, 5)
+        ]
+    )
+
+
+METRICS: dict[str, Callable[[dict[str, Any]], float]] = {
+    "top-1": lambda s: float(np.mean([group["accuracy"] for group in s["classification"].values()])),
+    "AP": lambda s: s["detection"]["ap"],
+    "mIoU": lambda s: s["segmentation"]["miou"],
+}
+
+
+def test_the_three_files_say_what_the_results_hold(whole: Simulated, written: Path) -> None:
+    _, out, study, jobs = whole
+    values = stored(written)
+    html, markdown = (written / "report.html").read_text(), (written / "report.md").read_text()
+    claims = [claim for one in compare_arms(study, jobs, out) for claim in one.claims]
+    assert len(claims) == 9
+    for claim in claims:
+        # Each claim is one sentence with its words.
+        assert re.search(r"is shown|is not shown|are equivalent within the margin", claim.text)
+        assert claim.text in markdown.replace("\\", "") and claim.text.replace("<", "&lt;") in html
+    (one, *_) = [c for c in values["comparisons"] if c["fraction"] == 1 and c["comparison"]["arm"] == "mtl"]
+    relative = []
+    for name, metric in METRICS.items():
+        first, second = scores_of(out, "mtl", metric), scores_of(out, SINGLES[name], metric)
+        assert [one["values"][name][str(seed)] for seed in (3, 4, 5)] == [
+            pytest.approx(pair) for pair in zip(first, second, strict=True)
+        ]
+        relative.append((first - second) / second)
+        # Every seed's value stands in the report.
+        for value in (*first, *second):
+            assert f">{100 * value:.2f}</td>" in html and f"| {100 * value:.2f} |" in markdown
+    gain = 100 * np.mean(relative, axis=0)
+    assert one["delta_m"]["gain"]["mean"] == pytest.approx(gain.mean())
+    assert [one["delta_m"]["gain"]["by_seed"][seed] for seed in ("3", "4", "5")] == pytest.approx(
+        gain.tolist()
+    )
+    assert f">{gain.mean():+.2f}</td>" in html
+    assert "a positive Δm means that the arm scores higher" in markdown
+    assert "Tesla's own network is not public" in markdown and "Tesla&#39;s own network is not public" in html
+
+
+def test_the_html_needs_no_other_file_and_the_markdown_has_its_figures_beside(written: Path) -> None:
+    html, markdown = (written / "report.html").read_text(), (written / "report.md").read_text()
+    sources = re.findall(r'(?:src|href)="([^"]{0,30})', html)
+    assert sources and all(source.startswith(("data:image/png;base64,", "#")) for source in sources)
+    assert "http" not in html
+    names = re.findall(r"\]\(figures/(\w+\.png)\)", markdown)
+    assert len(names) == len(set(names)) == html.count("data:image/png")
+    assert {"differences_primary.png", "differences_exploration.png", "seeds.png", "tasks.png"} <= set(names)
+    assert {"front_parameters.png", "fractions.png", "delta_m.png"} <= set(names)
+    for name in names:
+        assert (written / "figures" / name).read_bytes().startswith(b"\x89PNG")
+    # Each row of a table has as many cells as its head, whatever the cells hold.
+    for table in re.findall(r"(?:^\|.*\n)+", markdown, re.MULTILINE):
+        counts = {len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}
+        assert len(counts) == 1
+    assert r"all tasks \| weights 1" in markdown
+
+
+def test_intervals_over_seeds_and_images_are_computed_from_the_pooled_records(
+    whole: Simulated, written: Path
+) -> None:
+    _, out, study, jobs = whole
+    values = stored(written)
+    one = next(c for c in values["comparisons"] if c["fraction"] == 1 and c["comparison"]["primary"])
+    for name, nested in one["nested_bootstrap"].items():
+        first = scores_of(out, "mtl", METRICS[name])
+        assert nested["mean"] == pytest.approx((first - scores_of(out, SINGLES[name], METRICS[name])).mean())
+        assert nested["low"] < nested["mean"] < nested["high"]
+        assert (nested["images"], nested["block_length"], nested["replicates"]) == (14, 1, 60)
+        interval = f"{100 * nested['low']:+.2f} to {100 * nested['high']:+.2f}"
+        assert interval in (written / "report.html").read_text()
+    # On accuracy the share of the images is that of paired answers, whatever draws them.
+    results = read_results(study, jobs, out)
+    compared = next(c for c in compare_arms(study, jobs, out) if c.fraction == 1 and c.comparison.primary)
+    accuracy = dataclasses.replace(compared, values={"top-1": compared.values["top-1"]})
+    found = image_intervals(results, [accuracy], 4000).intervals["one against three", 1.0, "top-1"]
+    by_image = []
+    for seed in (3, 4, 5):
+        right = []
+        for arm in ("mtl", "stl_cla"):
+            records = load_records(out / "jobs" / arm / "1" / str(seed) / "records" / "synthetic_test.npz")
+            groups = records.classification.values()
+            right.append(np.mean([group.ranks == 0 for group in groups], axis=0))
+        by_image.append(right[0] - right[1])
+    assert found.image_standard_error == pytest.approx(
+        np.mean(by_image, axis=0).std() / np.sqrt(14), rel=0.06
+    )
+
+
+def test_conditions_are_scored_on_their_images_alone(whole: Simulated) -> None:
+    _, out, study, jobs = whole
+    results = read_results(study, jobs, out)
+    found = {(c.group, c.label): c for c in conditions(results, fewest=4)}
+    records = load_records(out / "jobs" / "mtl" / "1" / "3" / "records" / "synthetic_test.npz")
+    group = records.classification["timeofday"]
+    assert records.detection is not None
+    for number, label in enumerate(group.classes):
+        mask = group.labels == number
+        if mask.sum() < 4:
+            assert ("timeofday", label) not in found
+            continue
+        condition = found["timeofday", label]
+        assert condition.images == mask.sum()
+        # pycocotools' way of pooling, which the report's own does not share.
+        curves = precision_curves(records.detection, mask.astype(float), areas=1)
+        assert condition.scores["AP"]["mtl"][3] == pytest.approx(np.nanmean(curves.mean(-1)))
+        # Arms without classification are scored on the same images.
+        assert set(condition.scores["mIoU"]["stl_seg"]) == {3, 4, 5}
+
+
+def test_tasks_are_divided_among_networks_in_every_way(whole: Simulated, written: Path) -> None:
+    _, out, study, jobs = whole
+    # Bell numbers.
+    assert [len(list(partitions(tuple("abcd"[:n])))) for n in range(5)] == [1, 1, 2, 5, 15]
+    results = read_results(study, jobs, out)
+    family = next(f for f in task_families(results) if len(f.joint) > 1)
+    assert family.singles == dict(zip(TASKS, SINGLES.values(), strict=True))
+    assert family.joint == {
+        TASKS: "mtl",
+        ("classification", "detection"): "cls_det",
+        ("detection", "segmentation"): "det_seg",
+    }
+    names = {system.name for system in systems(results)}
+    assert {
+        "mtl",
+        "hydranet",
+        "stl_cla + stl_det + stl_seg",
+        "cls_det + stl_seg",
+        "stl_cla + det_seg",
+    } <= names
+    mixed = next(s for s in stored(written)["systems"] if s["by_task"]["detection"] == "det_seg")
+    gains = [
+        (scores_of(out, "det_seg", METRICS[name]) / scores_of(out, SINGLES[name], METRICS[name]) - 1)
+        for name in ("AP", "mIoU")
+    ]
+    # The task that keeps its own network gains nothing.
+    expected = 100 * np.sum(gains, axis=0) / 3
+    assert mixed["delta_m"]["gain"]["mean"] == pytest.approx(expected.mean())
+    assert "| stl_cla + det_seg | 2 |" in (written / "report.md").read_text()
+
+
+def test_backbone_and_neck_are_told_apart(whole: Simulated) -> None:
+    _, out, study, jobs = whole
+    results = read_results(study, jobs, out)
+    (square,) = factorials(results)
+    assert square.arms == {
+        ("pvt_v2_b0", "fpn"): "mtl",
+        ("pvt_v2_b0", "bifpn"): "pvt_bifpn",
+        ("regnety_004", "fpn"): "regnet_fpn",
+        ("regnety_004", "bifpn"): "hydranet",
+    }
+    effects = factorial_effects(results, square, results.endpoints[1])
+    pf, pb, rf, rb = (scores_of(out, arm, METRICS["AP"]) for arm in square.arms.values())
+    assert effects["backbone"] and effects["neck"] and effects["interaction"]
+    assert effects["backbone"].mean == pytest.approx(((pf + pb) / 2 - (rf + rb) / 2).mean())
+    assert effects["neck"].mean == pytest.approx(((pf + rf) / 2 - (pb + rb) / 2).mean())
+    assert effects["interaction"].mean == pytest.approx(((pf - pb) - (rf - rb)).mean())
+
+
+def test_one_network_is_set_against_three_by_what_was_measured(whole: Simulated, written: Path) -> None:
+    markdown = (written / "report.md").read_text()
+    totals = {arm: counts["total"] for arm, counts in stored(written)["parameters"].items()}
+    together = sum(totals[arm] for arm in SINGLES.values())
+    (row,) = re.findall(r"^\| parameters, M \| .*\|$", markdown, re.MULTILINE)[:1]
+    cells = [cell.strip() for cell in row.strip("|").split("|")][1:]
+    assert [float(cell) for cell in cells] == pytest.approx(
+        [
+            totals["mtl"] / 1e6,
+            *(totals[arm] / 1e6 for arm in SINGLES.values()),
+            together / 1e6,
+            totals["mtl"] / together,
+        ],
+        rel=0.01,
+    )
+    # Nothing was timed, and the report says so in place of figures.
+    assert "Latency and memory in use were not measured" in markdown
+    assert not re.search(r"latency, \d+x\d+", markdown)
+    assert "Scores under corruptions of the test images." in markdown
+
+
+def test_an_unfinished_study_is_told_and_reported(
+    simulate: Callable[..., Simulated], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def left_out(job: Job) -> bool:
+        late = job.arm == "stl_det" and job.seed != 3
+        return job.arm == "hydranet" or job.fraction < 1 or late
+
+    path, out, _, _ = simulate(left_out, images=6, records=False, arms=few_arms())
+    assert main(["study", "report", str(path), "--out", str(out), "--to", str(tmp_path)]) == 0
+    assert "AP: not finished in both arms with the seeds 4, 5" in capsys.readouterr().out
+    markdown = (tmp_path / "report.md").read_text()
+    assert "10 of 30 jobs are finished" in markdown
+    assert "Nothing is said of mtl and stl_det in AP: 1 of 3 seeds are finished in both" in markdown
+    assert "stl_det 1 of 6" in markdown and "hydranet 0 of 6" in markdown
+    assert "is shown to score" not in markdown
+    assert "No interval over images" in markdown and "no records of the job" in markdown
+    assert "No pre-registration was stored" in markdown
+
+
+def test_a_study_without_any_result_is_reported(simulate: Callable[..., Simulated], tmp_path: Path) -> None:
+    path, out, _, _ = simulate(lambda job: True, arms=few_arms())
+    out.mkdir()
+    assert main(["study", "report", str(path), "--out", str(out), "--to", str(tmp_path)]) == 0
+    markdown = (tmp_path / "report.md").read_text()
+    assert "0 of 30 jobs are finished" in markdown and "0 of 3 seeds are finished in both" in markdown
+    assert (tmp_path / "report.html").is_file() and stored(tmp_path)["jobs"] == {"finished": 0, "planned": 30}
+
+
+def test_a_changed_registration_stands_at_the_top_and_among_the_threats(
+    simulate: Callable[..., Simulated], tmp_path: Path
+) -> None:
+    def left_out(job: Job) -> bool:
+        return job.fraction < 1 or job.arm not in ("mtl", "stl_seg")
+
+    path, out, study, jobs = simulate(left_out, images=6, records=False, arms=few_arms())
+    evaluated = {arm: [*next(j for j in jobs if j.arm == arm).config.evaluate] for arm in study.arms}
+    register(out, registered(study, evaluated), 0)
+    assert main(["study", "report", str(path), "--out", str(out), "--to", str(tmp_path)]) == 0
+    assert "and was not changed since" in (tmp_path / "report.md").read_text()
+    changed = simulated_study(arms=few_arms())
+    changed["preregistration"]["endpoints"][2]["margin"] = 0.2
+    path.write_text(yaml.safe_dump(changed, sort_keys=False))
+    assert main(["study", "report", str(path), "--out", str(out), "--to", str(tmp_path)]) == 0
+    markdown = (tmp_path / "report.md").read_text()
+    line = "The study file differs from the pre-registration: preregistration.endpoints"
+    assert markdown.count(line) == 2 and markdown.index(line) < markdown.index("## Claims")
+
+
+def test_video_is_cut_where_its_frames_do_not_follow_each_other() -> None:
+    names = [f"/data/a_f{n:05d}.png" for n in (30, 60, 90, 300, 330)] + ["/data/b_f00360.png"]
+    assert clips_of(names) == (0, 0, 0, 1, 1, 2)
+    with pytest.raises(ValueError, match="'frame 1' is not"):
+        clips_of(["frame 1"])
+
+
+def test_folds_of_a_video_are_drawn_in_blocks_and_each_on_its_own(tmp_path: Path) -> None:
+    values = simulated_study(fractions=[1.0], seeds=[0, 1, 2])
+    values["arms"] = {name: values["arms"][name] for name in ("stl_seg", "mtl")}
+    values["by_seed"] = [
+        {"evaluate": [{"kind": "camvid", "root": str(tmp_path), "split": "held_out", "fold": fold}]}
+        for fold in (0, 1)
+    ]
+    del values["training"]["evaluate"]
+    values["training"]["extends"] = [str(REPOSITORY / "config" / "training" / "camvid_mtl.yaml")]
+    endpoint = values["preregistration"]["endpoints"][2] | {"source": "camvid/held_out"}
+    values["preregistration"]["endpoints"] = [endpoint]
+    values["preregistration"]["comparisons"] = [
+        {"name": "one or not", "arm": "mtl", "against": {"segmentation": "stl_seg"}}
+    ]
+    path, out = tmp_path / "study.yaml", tmp_path / "out"
+    path.write_text(yaml.safe_dump(values, sort_keys=False))
+    study = load_study(path)
+    jobs = study_jobs(study, path)
+    sets = load_task_labels(next(job for job in jobs if job.arm == "mtl").config.model)
+    for job in jobs:
+        fold = job.seed % 2
+        names = [f"seq{clip}_f{30 * n:05d}" for clip in range(2) for n in range(30 * fold, 30 * fold + 12)]
+        samples = labelled_images(sets, 24, fold, names)
+        finish(out, job, samples, lambda job, task: 0.7 if job.arm == "mtl" else 0.5)
+    results = read_results(study, jobs, out)
+    found = image_intervals(results, compare_arms(study, jobs, out), 50)
+    # Both folds together have 48 images; seeds 0 and 2 share the first one's.
+    assert found.images == {"mIoU": 48} and found.blocks == {"mIoU": 20} and not found.reasons
+    nested = found.intervals["one or not", 1.0, "mIoU"]
+    scores = {
+        (job.arm, job.seed): job_folder(out, job).read_result()["scores"]["camvid/held_out"]["segmentation"][
+            "miou"
+        ]
+        for job in jobs
+    }
+    assert nested.mean == pytest.approx(np.mean([scores["mtl", s] - scores["stl_seg", s] for s in range(3)]))
