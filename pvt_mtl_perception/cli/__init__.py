@@ -25,6 +25,9 @@ VERBS: Mapping[str, str] = {
     "train": "train",
     "study": "study",
     "eval": "evaluate",
+    "carla-eval": "carla_eval",
+    "export": "export",
+    "bench": "bench",
     "push": "push",
 }
 """Verb to module, in the order of the help."""

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from checkpoints import make_checkpoint
+
+from pvt_mtl_perception.cli import main
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_checkpoint(tmp_path_factory.mktemp("models") / "untrained.safetensors")
+
+
+def test_every_case_has_a_row_and_what_cannot_run_is_named(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--backends", "cuda_graphs", "eager:bf16", "--batch", "1", "2", "--input", "96x64"]
+    arguments += ["--source", "80x60", "--rounds", "1", "--each-task", "--device", "cpu"]
+    assert main(["bench", "--model", str(checkpoint), *arguments, "--out", str(tmp_path)]) == 0
+    report = json.loads((tmp_path / "bench.json").read_text())
+    cases = {(row["precision"], row["tasks"], row["batch"]) for row in report["rows"]}
+    subsets = ("classification+detection+segmentation", "classification", "detection", "segmentation")
+    assert cases == {(p, s, b) for p in ("fp32", "bf16") for s in subsets for b in (1, 2)}
+    for row in report["rows"]:
+        stages = row["preprocess"] + row["network"] + row["decode"]
+        assert 0 < row["network"] < row["predict"] <= row["p95"] * 1.0001
+        assert stages == pytest.approx(row["predict"], rel=0.3)
+        assert row["frames_per_s"] == pytest.approx(1000 / row["predict"])
+        assert (row["input"], row["source"]) == ("96x64", "80x60")
+        if row["precision"] == "fp32":
+            assert row["network_ratio"] == row["predict_ratio"] == 1
+    assert "cuda" in report["left_out"]["cuda_graphs:fp32"]
+    assert (tmp_path / "bench.md").read_text() in capsys.readouterr().out
+
+
+def test_a_backend_that_does_not_exist_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "--backends", "onnx"]) == 2
+    assert "backend 'onnx' is not known; known: eager" in capsys.readouterr().err
