@@ -1,6 +1,7 @@
 # `make help` lists the targets. PYTHON names the interpreter, VENV the folder of the environment.
 PYTHON ?= python3
 VENV ?= .venv
+PROCESSES ?= 2
 RUN = $(VENV)/bin/python
 SOURCES = pvt_mtl_perception test benchmarks scripts interfaces launch setup.py
 
@@ -22,8 +23,8 @@ env:  ## make or update the environment; nothing to do when it is up to date
 demo: env  ## a drive through the running node; BAG=file TOPIC=/name for a bag of your own
 	@$(RUN) -m pvt_mtl_perception.cli demo $(if $(BAG),--bag "$(BAG)") $(if $(TOPIC),--topic "$(TOPIC)") $(ARGS)
 
-test: env  ## the tests; TESTS=test/ros for some of them
-	@$(RUN) -m pytest $(TESTS) $(ARGS)
+test: env  ## the tests; TESTS=test/ros for some of them, PROCESSES=0 for one process
+	@$(RUN) -m pytest --numprocesses=$(PROCESSES) --dist=loadfile $(TESTS) $(ARGS)
 
 lint: env  ## ruff, mypy and the import arrows
 	$(RUN) -m ruff check $(wildcard $(SOURCES))
