@@ -65,11 +65,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="instance cameras, from which boxes are exact; by default they are derived from the semantic "
         "images",
     )
+    cameras.add_argument(
+        "--results",
+        nargs="+",
+        default=[],
+        metavar="NAMESPACE",
+        help="where the node's results of each view are, like /carla/ego_vehicle/rgb_front, which is the "
+        "default: beside the RGB images",
+    )
     what = parser.add_argument_group("what is scored")
     what.add_argument(
         "--recorded",
         action="store_true",
-        help="the detections and masks that the bag has beside the RGB images, as the node published them",
+        help="the detections and masks that the bag has, as the node published them",
     )
     what.add_argument(
         "--live",
@@ -112,7 +120,7 @@ def run(args: argparse.Namespace) -> int:
     from pvt_mtl_perception.labels import load_label_set
     from pvt_mtl_perception.model.checkpoint import load_checkpoint
 
-    cameras = carla_cameras(args.ego, args.rgb, args.semantic, args.instance)
+    cameras = carla_cameras(args.ego, args.rgb, args.semantic, args.instance, args.results)
     recorded = args.recorded or args.live
     taxonomy = load_label_set(args.taxonomy) if args.taxonomy else None
     checkpoint = checkpoint_path(args)

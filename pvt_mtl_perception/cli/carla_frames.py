@@ -172,17 +172,27 @@ def sensor_topic(sensor: str, ego: str) -> str:
     return sensor if sensor.startswith("/") else f"/carla/{ego}/{sensor}/image"
 
 
-def carla_cameras(ego: str, rgb: list[str], semantic: list[str], instances: list[str]) -> list[CarlaCamera]:
+def carla_cameras(
+    ego: str, rgb: list[str], semantic: list[str], instances: list[str], results: list[str]
+) -> list[CarlaCamera]:
     """The topics of views, by sensor names or topics in the same order.
+
+    Args:
+        ego: the vehicle's name.
+        rgb, semantic: of each view.
+        instances: of each view, or empty.
+        results: namespace of the results of each view; where empty, they are beside the RGB images.
 
     Raises:
         ValueError: when the lists differ in length or a camera is named twice.
     """
-    if len(semantic) != len(rgb) or len(instances) not in (0, len(rgb)):
-        raise ValueError(
-            f"--rgb names {len(rgb)} cameras, --semantic {len(semantic)} and --instance {len(instances)}: "
-            "each view needs one of each kind, in the same order"
-        )
+    given = {"--semantic": semantic, "--instance": instances, "--results": results}
+    for option, names in given.items():
+        if len(names) != len(rgb) and (names or option == "--semantic"):
+            raise ValueError(
+                f"--rgb names {len(rgb)} cameras and {option} {len(names)}: each view needs one of each "
+                "kind, in the same order"
+            )
     topics = [sensor_topic(sensor, ego) for sensor in rgb]
     if len(set(topics)) < len(topics):
         raise ValueError(f"--rgb names a camera twice: {', '.join(rgb)}")
@@ -192,7 +202,7 @@ def carla_cameras(ego: str, rgb: list[str], semantic: list[str], instances: list
             image=image,
             semantic=sensor_topic(semantic[index], ego),
             instances=sensor_topic(instances[index], ego) if instances else None,
-            results=ResultTopics.under(image.rpartition("/")[0]),
+            results=ResultTopics.under(results[index] if results else image.rpartition("/")[0]),
         )
         for index, (name, image) in enumerate(zip(rgb, topics, strict=True))
     ]

@@ -105,10 +105,12 @@ def test_a_bag_is_scored_as_the_model_scores_on_the_same_frames(
     assert (tmp_path / "out" / f"{RGB}.npz").is_file()
 
 
-def record_results(bag: Path, target: Path, checkpoint: Path, results: dict[int, Result]) -> Path:
-    """A copy of a bag with results as the node publishes them beside the RGB images."""
+def record_results(
+    bag: Path, target: Path, checkpoint: Path, results: dict[int, Result], namespace: str = ""
+) -> Path:
+    """A copy of a bag with results as the node publishes them, beside the RGB images or in a namespace."""
     labels = load_checkpoint(checkpoint).labels
-    places = ResultTopics.under(topic(RGB).rpartition("/")[0])
+    places = ResultTopics.under(namespace or topic(RGB).rpartition("/")[0])
     with BagReader(bag) as reader, BagWriter(target) as writer:
         for name, time, content in reader.messages(
             [t.name for t in reader.image_topics if t.name != topic(RGB)]
@@ -158,8 +160,8 @@ def test_recorded_results_are_scored_by_stamp_and_perfect_ones_get_full_marks(
 
     # One frame's results under another's stamp: no longer right.
     results[0], results[3] = results[3], results[0]
-    arguments[1] = str(record_results(bag, tmp_path / "swapped", checkpoint, results))
-    assert main([*arguments, "--taxonomy", "carla"]) == 0
+    arguments[1] = str(record_results(bag, tmp_path / "swapped", checkpoint, results, "/car/front"))
+    assert main([*arguments, "--taxonomy", "carla", "--results", "/car/front"]) == 0
     table = capsys.readouterr().out.split("segmentation")[1]
     assert float(re.search(r"all classes +([\d.]+)", table)[1]) < 95
     assert re.search(r"^pedestrian ", table, re.MULTILINE), "CARLA's name of a person"
@@ -182,7 +184,7 @@ def test_what_does_not_fit_is_refused_with_topic_and_stamp(
     assert "no topic /carla/hero/semantic_segmentation_front/image; image topics: " in said
     assert topic(RGB) in said
     assert "has results neither on /carla/ego_vehicle/rgb_front/detections nor" in refused("--recorded")
-    assert "--rgb names 2 cameras, --semantic 1" in refused("--rgb", "rgb_front", "rgb_left")
+    assert "--rgb names 2 cameras and --semantic 1" in refused("--rgb", "rgb_front", "rgb_left")
     assert "exists already; --live records a new bag" in refused("--live")
     later = tmp_path / "later"
     with BagReader(bag) as reader, BagWriter(later) as writer:
