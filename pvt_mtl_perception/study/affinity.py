@@ -15,7 +15,7 @@ from pvt_mtl_perception.data.sources import TASKS
 from pvt_mtl_perception.study.comparisons import Compared
 from pvt_mtl_perception.study.config import StudyConfig
 from pvt_mtl_perception.study.jobs import Job, job_folder
-from pvt_mtl_perception.study.statistics.paired import bca_interval
+from pvt_mtl_perception.study.statistics.paired import bca_interval, holm, sign_flip_test
 from pvt_mtl_perception.study.statistics.relative import delta_m
 from pvt_mtl_perception.training.affinity import read_relations
 
@@ -28,6 +28,8 @@ MEASURES: tuple[Measure, ...] = get_args(Measure)
 
 FILE = "affinity.jsonl"
 """What a run with the training key ``affinity`` leaves."""
+
+_ALPHA = 0.05
 
 SHORT = {"classification": "cls", "detection": "det", "segmentation": "seg"}
 
@@ -73,6 +75,23 @@ class AffinitySummary:
     steps: npt.NDArray[np.int64]
     series: Mapping[Measure, Array]
     over_training: Mapping[Measure, Estimate]
+
+
+@dataclass(frozen=True)
+class PairAffinity:
+    """Lookahead affinity of two tasks, the mean of both directions.
+
+    Attributes:
+        mean: over training and then over runs, a part of the loss.
+        low: lower end of the 95 % BCa interval over runs; NaN where fewer than two runs, or not all, have it.
+        high: its upper end.
+        p_corrected: exact sign-flip p-value after Holm over the pairs; NaN as the interval.
+    """
+
+    mean: float
+    low: float
+    high: float
+    p_corrected: float
 
 
 @dataclass(frozen=True)
@@ -180,18 +199,25 @@ def _nan_mean(values: Array, axis: int) -> Array:
     return mean
 
 
-def pair_affinity(summary: AffinitySummary) -> dict[tuple[str, str], tuple[float, float, float]]:
-    """Of each pair of tasks the mean of both directions over training, with the interval's ends.
-
-    Fifty et al. 2021 choose groups by this mean. Ends are NaN with fewer than two runs; pairs that were never
-    measured are left out.
-    """
+def pair_affinity(summary: AffinitySummary) -> dict[tuple[str, str], PairAffinity]:
+    """Of each pair of tasks that was measured the mean affinity, by which Fifty et al. 2021 choose groups."""
     by_run = _over_steps(summary.series["affinity"], "affinity")
-    both = _over_runs((by_run + by_run.transpose(0, 2, 1)) / 2)
+    both = (by_run + by_run.transpose(0, 2, 1)) / 2
+    estimate = _over_runs(both)
+    measured = [
+        (i, j) for i, j in combinations(range(len(summary.tasks)), 2) if np.isfinite(estimate.mean[i, j])
+    ]
+    tested = [pair for pair in measured if np.isfinite(estimate.low[pair])]
+    p_values = holm(sign_flip_test([both[:, i, j] for i, j in tested])) if tested else np.empty(0)
+    corrected = dict(zip(tested, p_values.tolist(), strict=True))
     return {
-        (first, second): (float(both.mean[i, j]), float(both.low[i, j]), float(both.high[i, j]))
-        for (i, first), (j, second) in combinations(enumerate(summary.tasks), 2)
-        if np.isfinite(both.mean[i, j])
+        (summary.tasks[i], summary.tasks[j]): PairAffinity(
+            float(estimate.mean[i, j]),
+            float(estimate.low[i, j]),
+            float(estimate.high[i, j]),
+            corrected.get((i, j), float("nan")),
+        )
+        for i, j in measured
     }
 
 
@@ -263,7 +289,7 @@ def affinity_sentence(summary: AffinitySummary, trained: Sequence[Combination] =
         return " ".join(parts)
     parts.append(_measured_sentence(summary, pairs))
     trained_pairs = [c for c in trained if len(c.tasks) == 2]
-    best = max(pairs, key=lambda pair: pairs[pair][0])
+    best = max(pairs, key=lambda pair: pairs[pair].mean)
     if len(trained_pairs) > 1:
         gained = trained_pairs[0].tasks
         parts.append(
@@ -279,36 +305,44 @@ def affinity_sentence(summary: AffinitySummary, trained: Sequence[Combination] =
     return " ".join(parts)
 
 
-def _measured_sentence(
-    summary: AffinitySummary, pairs: Mapping[tuple[str, str], tuple[float, float, float]]
-) -> str:
-    best = max(pairs, key=lambda pair: pairs[pair][0])
-    mean, low, high = pairs[best]
+def _measured_sentence(summary: AffinitySummary, pairs: Mapping[tuple[str, str], PairAffinity]) -> str:
+    best = max(pairs, key=lambda pair: pairs[pair].mean)
+    highest = pairs[best]
     together = _spelled(best)
-    figures = f"lookahead affinity {100 * mean:+.4f} % of the loss, mean of both directions"
-    if not np.isfinite(low):
+    figures = f"lookahead affinity {100 * highest.mean:+.4f} % of the loss, mean of both directions"
+    if not np.isfinite(highest.low):
         only = "; one run, so no interval" if len(summary.runs) == 1 else "; not in every run, so no interval"
-        did = "helped the other most" if mean > 0 else "hindered the other least"
+        did = "helped the other most" if highest.mean > 0 else "hindered the other least"
         return f"A gradient step for one task {did} between {together} ({figures}{only})."
-    figures += f", 95 % interval {100 * low:+.4f} to {100 * high:+.4f}, {len(summary.runs)} runs"
-    if low > 0:
-        return f"A gradient step for one task helps the other most between {together} ({figures})."
-    if high < 0:
-        return f"Gradient steps for one task hinder the others, least between {together} ({figures})."
+    figures += (
+        f", 95 % interval {100 * highest.low:+.4f} to {100 * highest.high:+.4f}, sign-flip "
+        f"p = {highest.p_corrected:.3f} after Holm over {len(pairs)} pairs, {len(summary.runs)} runs"
+    )
+    if highest.low > 0 and highest.p_corrected < _ALPHA:
+        return (
+            f"A gradient step for one task is shown to help the other, most between {together} ({figures})."
+        )
+    if all(pair.high < 0 and pair.p_corrected < _ALPHA for pair in pairs.values()):
+        hinder = "Gradient steps for one task are shown to hinder the others"
+        return f"{hinder}, least between {together} ({figures})."
     return f"No pair's gradient steps are shown to help each other; highest is {together} ({figures})."
 
 
 def _trained_sentence(trained: Sequence[Combination]) -> str:
     best = trained[0]
+    p_values = holm([float(sign_flip_test(c.delta_m)) for c in trained]).tolist()
     figures = ", ".join(
         f"{_spelled(c.tasks)} ({c.arm}) {c.mean:+.1f} % "
-        f"({c.low:+.1f} to {c.high:+.1f}; {len(c.delta_m)} seeds)"
-        for c in trained
+        f"({c.low:+.1f} to {c.high:+.1f}, p = {p:.3f}, {len(c.delta_m)} seeds)"
+        for c, p in zip(trained, p_values, strict=True)
     )
-    listed = f"Δm over the single-task networks: {figures}; ranked by the test scores, so exploration"
-    if best.low > 0:
+    listed = (
+        f"Δm over the single-task networks with its interval, sign-flip p after Holm: {figures}; "
+        "ranked by the test scores themselves, so exploration"
+    )
+    if best.low > 0 and p_values[0] < _ALPHA:
         return f"Choose {_spelled(best.tasks)}, which gained most in training ({listed})."
-    if best.high < 0:
+    if all(c.high < 0 and p < _ALPHA for c, p in zip(trained, p_values, strict=True)):
         return f"For accuracy alone train the tasks apart: every combination lost ({listed})."
     return f"No combination is shown to gain in accuracy, so cost decides ({listed})."
 
@@ -379,7 +413,13 @@ def _draw_matrix(axis: Any, summary: AffinitySummary, measure: Measure) -> None:
             dark = bool(np.isfinite(shown[i, j]) and abs(shown[i, j]) > 0.7 * most)
             text = _cell(estimate, i, j, scale, digits, "\n")
             axis.text(
-                j, i, text, ha="center", va="center", fontsize="small", color="white" if dark else "black"
+                j,
+                i,
+                text,
+                ha="center",
+                va="center",
+                fontsize="x-small" if "\n" in text else "small",
+                color="white" if dark else "black",
             )
     names = [SHORT[task] for task in summary.tasks]
     axis.set_xticks(range(len(names)), names)

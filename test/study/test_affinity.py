@@ -89,8 +89,10 @@ def test_matrices_are_means_over_steps_and_then_over_runs(tmp_path: Path) -> Non
     ).confidence_interval
     assert affinity.low[1, 2] == pytest.approx(expected.low, abs=2e-4)
     assert affinity.high[1, 2] == pytest.approx(expected.high, abs=2e-4)
-    mean, low, high = pair_affinity(summary)["detection", "segmentation"]
-    assert mean == pytest.approx(0.0055 * 0.75) and low < mean < high
+    pair = pair_affinity(summary)["detection", "segmentation"]
+    assert pair.mean == pytest.approx(0.0055 * 0.75) and pair.low < pair.mean < pair.high
+    # Two of the 16 sign patterns are as far from 0, and there are three pairs.
+    assert pair.p_corrected == pytest.approx(3 * 2 / 16)
     assert (
         "| detection | -0.1000 (-0.1000 to -0.1000) | 6.0000 (6.0000 to 6.0000) | 0.5500 ("
         in affinity_tables(summary)
@@ -118,21 +120,30 @@ def test_the_sentence_says_no_more_than_the_interval(tmp_path: Path) -> None:
             ]
         )
 
-    helps = affinity_sentence(summary_of(AFFINITIES, "helps"))
-    assert "helps the other most between detection and segmentation (lookahead affinity +0.41" in helps
-    assert "4 runs" in helps and "does not show that it pays" in helps
-    unclear = affinity_sentence(summary_of((-0.004, 0.006, -0.005, 0.007), "unclear"))
+    eight = AFFINITIES + tuple(value + 0.0005 for value in AFFINITIES)
+    helps = affinity_sentence(summary_of(eight, "helps"))
+    assert (
+        "is shown to help the other, most between detection and segmentation (lookahead affinity +0.43"
+        in helps
+    )
+    assert "p = 0.023 after Holm over 3 pairs, 8 runs" in helps and "does not show that it pays" in helps
+    # The interval of four excludes 0, and no test of four seeds can.
+    few = affinity_sentence(summary_of(AFFINITIES, "few"))
+    assert few.startswith("No pair's gradient steps are shown to help each other; highest is detection and")
+    mixed = tuple(value * (-1) ** i for i, value in enumerate(eight))
+    unclear = affinity_sentence(summary_of(mixed, "unclear"))
     assert unclear.startswith(
         "No pair's gradient steps are shown to help each other; highest is detection and"
     )
-    hinders = affinity_sentence(summary_of((-0.004, -0.006, -0.005, -0.007), "hinders"))
+    hinders = affinity_sentence(summary_of(tuple(-value for value in eight), "hinders"))
     assert hinders.startswith(
-        "Gradient steps for one task hinder the others, least between detection and seg"
+        "Gradient steps for one task are shown to hinder the others, least between detec"
     )
 
 
-def combination(arm: str, tasks: tuple[str, ...], mean: float, half: float) -> Combination:
-    return Combination(arm, tasks, (mean - half, mean + half), mean, mean - half, mean + half)
+def combination(arm: str, tasks: tuple[str, ...], mean: float, half: float, seeds: int = 8) -> Combination:
+    gains = tuple(mean + half * (-1) ** i for i in range(seeds))
+    return Combination(arm, tasks, gains, mean, mean - half, mean + half)
 
 
 def test_trained_combinations_count_before_affinities(tmp_path: Path) -> None:
@@ -141,11 +152,13 @@ def test_trained_combinations_count_before_affinities(tmp_path: Path) -> None:
     gained = [combination("det_seg", pair, 2.0, 1.0), combination("cls_det", other, -1.0, 3.0)]
     text = affinity_sentence(summary, gained)
     assert text.startswith("Choose detection and segmentation, which gained most in training (Δm over the ")
-    assert "(det_seg) +2.0 % (+1.0 to +3.0; 2 seeds), classification and detection (cls_det) -1.0 %" in text
+    assert "(det_seg) +2.0 % (+1.0 to +3.0, p = 0.016, 8 seeds), classification and detection (cls_d" in text
     assert text.endswith("It is the pair that gained most in training, too.") and "exploration" in text
+    nothing = "No combination is shown to gain in accuracy, so cost decides"
     text = affinity_sentence(summary, [combination("cls_det", other, 1.0, 3.0), gained[0]])
-    assert text.startswith("No combination is shown to gain in accuracy, so cost decides")
+    assert text.startswith(nothing)
     assert text.endswith("In training another pair gained most: classification and detection.")
+    assert affinity_sentence(summary, [combination("det_seg", pair, 2.0, 1.0, seeds=5)]).startswith(nothing)
     text = affinity_sentence(summary, [combination("mtl", TASKS, -2.0, 1.0)])
     assert text.startswith("For accuracy alone train the tasks apart: every combination lost")
     assert "classification, detection and segmentation (mtl) -2.0 %" in text
@@ -204,7 +217,7 @@ def test_the_command_prints_tables_and_draws(tmp_path: Path, capsys) -> None:
     assert main(["study", "affinity", *map(str, runs), "--out", str(picture)]) == 0
     said = capsys.readouterr().out
     assert "| cosine of the gradients | classification | detection | segmentation |" in said
-    assert "helps the other most between detection and segmentation" in said
+    assert "highest is detection and segmentation (lookahead affinity +0.41" in said
     assert cv2.imread(str(picture)).shape[1] > 1000
     (tmp_path / "empty").mkdir()
     assert main(["study", "affinity", str(tmp_path / "empty"), "--out", str(picture)]) == 2
