@@ -109,6 +109,7 @@ def predict_bag(
             "storage": storage,
             "model": predictor.model_name,
             "precision": predictor.precision,
+            "backend": predictor.backend,
             "input_size": f"{predictor.preprocessing.width}x{predictor.preprocessing.height}",
             "score_threshold": predictor.score_threshold,
             "nms_threshold": predictor.nms_threshold,

@@ -250,7 +250,9 @@ def test_an_existing_target_is_kept(tmp_path: Path, predictor: Predictor) -> Non
 
 def command(source: Path, target: Path, checkpoint: Path) -> list[str]:
     module = ["-m", "pvt_mtl_perception.cli", "bag", str(source), str(target)]
-    return [sys.executable, *module, "--model", str(checkpoint), "--device", "cpu", "--segment", "2"]
+    # The engine of the predictor that the results are compared with.
+    engine = ["--model", str(checkpoint), "--device", "cpu", "--backend", "eager"]
+    return [sys.executable, *module, *engine, "--segment", "2"]
 
 
 def wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:

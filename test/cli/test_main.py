@@ -10,6 +10,8 @@ import pytest
 
 from pvt_mtl_perception.cli import VERBS, main
 
+STREET = Path(__file__).resolve().parents[1] / "data" / "street.mcap"
+
 
 def test_help_lists_every_verb_without_loading_torch() -> None:
     source = (
@@ -38,7 +40,7 @@ def test_an_input_that_is_wrong_is_one_line_and_status_2(
 ) -> None:
     monkeypatch.delenv("PVT_MTL_DEBUG", raising=False)
     missing = tmp_path / "missing.safetensors"
-    arguments = ["bag", str(tmp_path / "in"), str(tmp_path / "out"), "--model", str(missing)]
+    arguments = ["bag", str(STREET), str(tmp_path / "out"), "--model", str(missing)]
     assert main(arguments) == 2
     captured = capsys.readouterr()
     assert captured.err == f"pvt-mtl: error: no checkpoint at {missing}\n"
