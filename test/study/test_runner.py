@@ -17,6 +17,7 @@ from study_files import study_content, write_study
 from pvt_mtl_perception.cli import main
 from pvt_mtl_perception.evaluation.records import load_records
 from pvt_mtl_perception.study.folder import JobFolder
+from pvt_mtl_perception.training.affinity import read_relations
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -67,6 +68,7 @@ def test_a_study_killed_run_by_two_at_once_and_interrupted_does_each_job_once(
     content["preregistration"]["fraction"] = 0.5
     content["training"] |= training(40)
     content["arms"]["stl_seg"]["pretraining"] = "common"
+    content["arms"]["mtl"]["training"] = {"affinity": {"every": 20}}
     content["arms"]["broken"] = {"training": {"initial_weights": str(missing)}}
     study, out = write_study(tmp_path, content), tmp_path / "out"
     common, single, mtl, broken = (
@@ -109,6 +111,13 @@ def test_a_study_killed_run_by_two_at_once_and_interrupted_does_each_job_once(
     closed = sessions(single)
     spans = [end["stop"] - begin["start"] for begin, end in zip(closed[::2], closed[1::2], strict=True)]
     assert result["training"]["seconds"] == sum(spans) and min(spans) >= 0
+    # The time of a training is without that of measuring how its tasks bear on each other.
+    measured, rows = mtl.read_result()["training"], read_relations(mtl.path / "affinity.jsonl")
+    assert [row["step"] for row in rows] == [20, 40]
+    assert measured["measuring_seconds"] == pytest.approx(sum(row["seconds"] for row in rows)) != 0
+    closed = sessions(mtl)
+    spans = [end["stop"] - begin["start"] for begin, end in zip(closed[::2], closed[1::2], strict=True)]
+    assert measured["seconds"] + measured["measuring_seconds"] == pytest.approx(sum(spans))
     assert 0 <= result["scores"]["generic/train"]["segmentation"]["miou"] <= 1
     assert len(load_records(single.records("generic/train"))) == 4
     assert set(result["parameters"]) == {"backbone", "neck", "heads.segmentation", "total"}
