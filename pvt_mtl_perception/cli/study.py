@@ -211,8 +211,9 @@ def _report(study: StudyConfig, args: argparse.Namespace) -> int:
     jobs = _jobs(study, args)
     if not args.out.is_dir():
         raise FileNotFoundError(f"no study folder at {args.out}")
-    remarks = [*changes(args.out, _registered(study, jobs)), *outdated_jobs(args.out, jobs)]
-    standing = Standing(registrations(args.out), remarks)
+    standing = Standing(
+        registrations(args.out), changes(args.out, _registered(study, jobs)), outdated_jobs(args.out, jobs)
+    )
     report = build_report(study, jobs, args.out, standing, args.replicates, progress=True)
     for one in report.compared:
         kind = (
@@ -226,8 +227,8 @@ def _report(study: StudyConfig, args: argparse.Namespace) -> int:
         for name, seeds in one.missing.items():
             if seeds:
                 print(f"  {name}: not finished in both arms with the seeds {', '.join(map(str, seeds))}")
-    for remark in remarks:
-        print(remark)
+    for line in (*standing.changes, *standing.outdated):
+        print(line)
     to = args.to or args.out
     write_report(to, report)
     for name in ("report.html", "report.md", "comparisons.json"):

@@ -32,6 +32,8 @@ from pvt_mtl_perception.study.report.effects import (
 from pvt_mtl_perception.study.report.images import clips_of, conditions, image_intervals
 from pvt_mtl_perception.study.report.results import read_results
 
+COSINES = (0.2, 0.3, 0.7)
+
 Simulated = tuple[Path, Path, StudyConfig, list[Job]]
 
 
@@ -41,7 +43,7 @@ def simulate(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Simulate
 
     def run(
         left_out: Callable[[Job], bool] = lambda job: False,
-        images: int = 14,
+        images: int = 10,
         records: bool = True,
         **changes: Any,
     ) -> Simulated:
@@ -63,8 +65,22 @@ def simulate(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Simulate
 
 @pytest.fixture(scope="module")
 def whole(simulate: Callable[..., Simulated]) -> Simulated:
-    """Every job at the registered fraction, and the single-task ones at the other."""
-    return simulate(lambda job: job.fraction < 1 and str(job.arm)[:3] not in ("stl", "mtl"))
+    """Every job at the registered fraction, some at the other, and affinities of one arm."""
+    path, out, study, jobs = simulate(lambda job: job.fraction < 1 and str(job.arm)[:3] not in ("stl", "mtl"))
+    for seed, cosine in zip(study.seeds, COSINES, strict=True):
+        rows = [
+            {
+                "step": step,
+                "losses": {"detection": 1.0, "segmentation": 2.0},
+                "cosine": {"detection": {"segmentation": cosine + change}},
+                "norm_ratio": {"detection": {"segmentation": 2.0}},
+                "affinity": {"detection": {"segmentation": 0.01}, "segmentation": {"detection": 0.03}},
+            }
+            for step, change in ((10, -0.1), (20, 0.1))
+        ]
+        file = out / "jobs" / "det_seg" / "1" / str(seed) / "affinity.jsonl"
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path, out, study, jobs
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +88,7 @@ def written(whole: Simulated, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of its report."""
     path, out, _, _ = whole
     to = tmp_path_factory.mktemp("report") / "new"
-    assert main(["study", "report", str(path), "--out", str(out), "--to", str(to), "--replicates", "60"]) == 0
+    assert main(["study", "report", str(path), "--out", str(out), "--to", str(to), "--replicates", "50"]) == 0
     return to
 
 
@@ -166,7 +182,7 @@ def test_intervals_over_seeds_and_images_are_computed_from_the_pooled_records(
         first = scores_of(out, "mtl", METRICS[name])
         assert nested["mean"] == pytest.approx((first - scores_of(out, SINGLES[name], METRICS[name])).mean())
         assert nested["low"] < nested["mean"] < nested["high"]
-        assert (nested["images"], nested["block_length"], nested["replicates"]) == (14, 1, 60)
+        assert (nested["images"], nested["block_length"], nested["replicates"]) == (10, 1, 50)
         interval = f"{100 * nested['low']:+.2f} to {100 * nested['high']:+.2f}"
         assert interval in (written / "report.html").read_text()
     # On accuracy the share of the images is that of paired answers, whatever draws them.
@@ -183,7 +199,7 @@ def test_intervals_over_seeds_and_images_are_computed_from_the_pooled_records(
             right.append(np.mean([group.ranks == 0 for group in groups], axis=0))
         by_image.append(right[0] - right[1])
     assert found.image_standard_error == pytest.approx(
-        np.mean(by_image, axis=0).std() / np.sqrt(14), rel=0.06
+        np.mean(by_image, axis=0).std() / np.sqrt(10), rel=0.06
     )
 
 
@@ -237,6 +253,15 @@ def test_tasks_are_divided_among_networks_in_every_way(whole: Simulated, written
     expected = 100 * np.sum(gains, axis=0) / 3
     assert mixed["delta_m"]["gain"]["mean"] == pytest.approx(expected.mean())
     assert "| stl_cla + det_seg | 2 |" in (written / "report.md").read_text()
+
+
+def test_affinities_stand_beside_what_was_trained(written: Path) -> None:
+    markdown = (written / "report.md").read_text()
+    section = markdown[markdown.index("## Task affinity") : markdown.index("## Backbone and neck")]
+    # Means over steps, then over seeds.
+    assert re.search(r"^\| detection \| - \| 0\.40 \(", section, re.MULTILINE)
+    assert re.search(r"^\| segmentation \| 0\.50 .*\| - \|$", section, re.MULTILINE)
+    assert "lookahead affinity" in section and "figures/affinity_det_seg.png" in section
 
 
 def test_backbone_and_neck_are_told_apart(whole: Simulated) -> None:
@@ -324,6 +349,24 @@ def test_a_changed_registration_stands_at_the_top_and_among_the_threats(
     markdown = (tmp_path / "report.md").read_text()
     line = "The study file differs from the pre-registration: preregistration.endpoints"
     assert markdown.count(line) == 2 and markdown.index(line) < markdown.index("## Claims")
+
+
+def test_equivalence_of_scores_near_nothing_is_told(
+    simulate: Callable[..., Simulated], tmp_path: Path
+) -> None:
+    path, out, _, jobs = simulate(lambda job: True, arms=few_arms(), fractions=[1.0])
+    for job in jobs:
+        scores = {"classification": {}, "detection": {"ap": 0.004}, "segmentation": {"miou": 0.3}}
+        scores["classification"] = {"weather": {"accuracy": 0.5 + 0.1 * (job.arm == "mtl")}}
+        result = {"scores": {"synthetic/test": scores}, "training": {"seconds": 1.0}, "config": {}}
+        folder = job_folder(out, job)
+        folder.path.mkdir(parents=True)
+        folder.result.write_text(json.dumps(result))
+    assert main(["study", "report", str(path), "--out", str(out), "--to", str(tmp_path)]) == 0
+    markdown = (tmp_path / "report.md").read_text()
+    claims = markdown[markdown.index("## Claims") : markdown.index("## Differences")]
+    assert "equivalent within the margin of 1 points in AP" in claims
+    assert claims.count("Both score next to nothing (0.40 and 0.40 %)") == 1
 
 
 def test_video_is_cut_where_its_frames_do_not_follow_each_other() -> None:

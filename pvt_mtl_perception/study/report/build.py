@@ -97,8 +97,9 @@ def build_report(
         if (gain := relative_gain(results, one)) is not None
     }
     costs, robustness, by_condition = read_costs(out), read_robustness(results), conditions(results)
+    claims, *explored = claims_sections(results, compared, images)
     sections: list[Section | None] = [
-        *claims_sections(results, compared, images),
+        claims,
         differences_section(results, compared, images),
         gain_section(results, compared, gains),
         tasks_section(results),
@@ -106,6 +107,7 @@ def build_report(
         factorial_section(results),
         cost_section(results, costs),
         rival_section(results, compared, costs, by_condition, robustness),
+        *explored,
         scores_section(results),
         classes_section(results),
         conditions_section(results, by_condition),
@@ -157,7 +159,7 @@ def _values(
     return {
         "study": results.study.name,
         "registrations": list(standing.registrations),
-        "remarks": list(standing.remarks),
+        "remarks": [*standing.changes, *standing.outdated],
         "jobs": {
             "finished": len(results.runs),
             "planned": sum(job.arm is not None for job in results.jobs),

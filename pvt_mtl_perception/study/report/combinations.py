@@ -42,6 +42,7 @@ from pvt_mtl_perception.study.report.words import (
     p_value,
     points,
 )
+from pvt_mtl_perception.study.statistics.paired import holm
 
 _SHORT = {"classification": "cls", "detection": "det", "segmentation": "seg"}
 _MEASURES = {
@@ -168,15 +169,22 @@ def choice(results: StudyResults, family: TaskFamily) -> str:
     ways = divided(results, family)
     best, gain = ways[0]
     fewest = min(ways, key=lambda way: len(way[0].arms))
+    p_values = [1.0 if g.gain is None or g.gain.p_sign_flip is None else g.gain.p_sign_flip for _, g in ways]
+    corrected = holm(p_values)
+    alpha = results.study.preregistration.alpha
     figures = f"Δm {estimate_text(gain.gain, '%')}"
-    ranked = "ranked by the test scores themselves, so to be confirmed on others"
+    ranked = (
+        f"sign-flip p {p_value(float(corrected[0]))} after Holm over {len(ways)} ways; ranked by the test "
+        "scores themselves, so to be confirmed on others"
+    )
     assert gain.gain is not None
-    if gain.gain.low is not None and gain.gain.low > 0:
+    if gain.gain.low is not None and gain.gain.low > 0 and corrected[0] < alpha:
         return (
             f"By accuracy alone choose {best.name}: it gains most over one network for each task "
             f"({figures}; {ranked})."
         )
-    if all(g.gain is not None and g.gain.high is not None and g.gain.high < 0 for _, g in ways):
+    lost = [g.gain is not None and g.gain.high is not None and g.gain.high < 0 for _, g in ways]
+    if all(lost) and (corrected < alpha).all():
         return (
             f"By accuracy alone keep one network for each task: every combination loses; {best.name} loses "
             f"least ({figures}; {ranked})."

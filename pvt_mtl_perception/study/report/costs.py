@@ -155,7 +155,11 @@ def _fronts(results: StudyResults, by_arm: Mapping[str, Mapping[Quantity, float]
     whole = systems(results)
     endpoints = [e for e in map(results.main_endpoint, results.tasks) if e is not None]
     quantities = list(dict.fromkeys(q for known in by_arm.values() for q in known))
-    shown = [q for q in quantities if q == PARAMETERS or q[0].startswith("latency")]
+    shown = [
+        q
+        for q in quantities
+        if q == PARAMETERS or (q[0].startswith("latency") and q[0].endswith("batch of 1"))
+    ]
     figures = []
     for quantity in shown:
         name, unit, scale = quantity

@@ -23,6 +23,9 @@ SIGN_CONVENTION = (
     "opposite sign."
 )
 
+_FLOOR = 5
+"""Scores below so many margins leave an equivalence with little to say."""
+
 
 def is_primary(results: StudyResults, one: Compared, endpoint: str | None = None) -> bool:
     """Whether a claim may rest on a comparison at its data fraction, and on an endpoint of it."""
@@ -55,7 +58,7 @@ def claims_sections(
         for claim in one.claims:
             nested = images.intervals.get((one.comparison.name, one.fraction, claim.endpoint.name))
             chosen = primary if is_primary(results, one, claim.endpoint.name) else others
-            chosen.append(Item(claim.text + _over_images(claim, nested), claim.verdict))
+            chosen.append(Item(claim.text + _over_images(claim, nested) + _floor(claim), claim.verdict))
         unjudged = _unjudged(results, one)
         if is_primary(results, one):
             first.append(Part(title, items=[*primary, *unjudged]))
@@ -71,6 +74,20 @@ def claims_sections(
         )
         sections.append(Section("Exploration", [Part(text=[note]), *later]))
     return sections
+
+
+def _floor(claim: Claim) -> str:
+    """A warning where scores are so low that hardly any difference could exceed the margin."""
+    first, second = (
+        sum(scores) / len(scores) for scores in (claim.comparison.first, claim.comparison.second)
+    )
+    margin = claim.endpoint.margin
+    if claim.verdict == "shown" or max(first, second) >= _FLOOR * margin:
+        return ""
+    return (
+        f" Both score next to nothing ({100 * first:.2f} and {100 * second:.2f} %), so that a margin of "
+        f"{100 * margin:g} points excludes little."
+    )
 
 
 def _over_images(claim: Claim, nested: NestedBootstrap | None) -> str:

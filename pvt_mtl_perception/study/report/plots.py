@@ -98,11 +98,11 @@ def plot_forest(rows: Sequence[ForestRow], xlabel: str) -> bytes:
                 va="center",
                 family="monospace",
             )
-            ticks.append((y, textwrap.fill(row.label, 48)))
+            ticks.append((y, textwrap.fill(row.label, 58)))
             y += 1
         y += 0.3
     axes.axvline(0, color="#57606a", lw=0.9, zorder=0)
-    axes.set_yticks([place for place, _ in ticks], [label for _, label in ticks], fontsize=8.5)
+    axes.set_yticks([place for place, _ in ticks], [label for _, label in ticks], fontsize=8)
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(y - 0.3, -0.7)
     axes.set_xlim(-1.08 * beyond, 1.08 * beyond)

@@ -24,11 +24,21 @@ class Standing:
 
     Attributes:
         registrations: the versions of what was decided beforehand, the first one first.
-        remarks: lines on changes of them, and on jobs run under another configuration.
+        changes: a line for each change of them after the first job.
+        outdated: a line for each job that was run under another configuration than the study's.
     """
 
     registrations: Sequence[dict[str, Any]]
-    remarks: Sequence[str]
+    changes: Sequence[str]
+    outdated: Sequence[str]
+
+    @property
+    def remarks(self) -> list[str]:
+        """What stands at the top of the report."""
+        count = len(self.outdated)
+        jobs = f"{count} finished jobs were" if count > 1 else "one finished job was"
+        told = f"{jobs} run under another configuration than the study file now has"
+        return [*self.changes, *([told] if count else [])]
 
 
 def threats_section(
@@ -77,10 +87,12 @@ def _completeness(results: StudyResults, compared: Sequence[Compared]) -> list[s
 
 
 def _registration(results: StudyResults, standing: Standing) -> list[str]:
-    lines = [f"{remark[:1].upper()}{remark[1:]}." for remark in standing.remarks]
+    lines = [f"{change[:1].upper()}{change[1:]}." for change in standing.changes]
+    if standing.outdated:
+        lines.append(f"Jobs are not what the study file says: {'; '.join(standing.outdated)}.")
     if not standing.registrations:
         lines.append("No pre-registration was stored in the study's folder before these results.")
-    elif not standing.remarks:
+    elif not standing.changes:
         first = standing.registrations[0]
         lines.append(
             f"The pre-registration is of {first['time']}, when {first['finished_jobs']} jobs were finished, "
@@ -270,7 +282,7 @@ def tuning_section(results: StudyResults) -> Section | None:
                 f"{100 * trial['endpoints'][name]:.2f}" if name in trial["endpoints"] else NONE
                 for name in names
             ]
-            settings = json.dumps(trial["settings"]).replace('"', "").strip("{}")
+            settings = json.dumps(trial["settings"])[1:-1].replace('"', "")
             rows.append([arm, settings, *scores, "taken" if count == found["chosen"] else ""])
     head = ["arm", "settings", *(f"{name}, %" for name in names), ""]
     note = (
