@@ -24,13 +24,17 @@ from pvt_mtl_perception.inference.backends.cache import (
 )
 from pvt_mtl_perception.inference.backends.graph import (
     export_graph,
-    interval_means,
     named_outputs,
     network_digest,
     network_output,
     output_names,
     serialized_graph,
     subgraph,
+)
+from pvt_mtl_perception.inference.backends.rewrites import (
+    ChannelsLastGroupNorm,
+    for_engines,
+    interval_means,
 )
 from pvt_mtl_perception.inference.predictor import Predictor
 from pvt_mtl_perception.model.checkpoint import build_network, load_checkpoint
@@ -176,6 +180,27 @@ def test_interval_means_are_adaptive_pooling(length: int, count: int) -> None:
     x = torch.rand(2, 4, length)
     expected = F.adaptive_avg_pool1d(x, count)
     torch.testing.assert_close(x @ interval_means(length, count).T, expected)
+
+
+def test_rewritten_group_norm_is_group_norm() -> None:
+    norm = torch.nn.GroupNorm(4, 24)
+    torch.nn.init.normal_(norm.weight)
+    torch.nn.init.normal_(norm.bias)
+    # Far from zero, where E[x^2] - E[x]^2 would cancel.
+    x = torch.randn(2, 24, 9, 7) * torch.rand(24, 1, 1) + 100 * torch.randn(24, 1, 1)
+    torch.testing.assert_close(ChannelsLastGroupNorm(norm)(x), norm(x), atol=1e-4, rtol=1e-4)
+
+
+def test_rewriting_leaves_the_network_and_its_outputs_as_they_are(checkpoint: Path) -> None:
+    network = build_network(load_checkpoint(checkpoint))
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    images = torch.randn(2, 3, 64, 96)
+    with torch.inference_mode():
+        rewritten = for_engines(network, (64, 96), torch.float32)
+        assert_equal_outputs(network(images), rewritten(images), 1e-4)
+    assert not any(isinstance(m, torch.nn.GroupNorm) for m in rewritten.modules())
+    assert list(network.state_dict()) == list(before)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import io
 import json
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from pvt_mtl_perception.inference.backends.backend import DTYPES, require
 from pvt_mtl_perception.inference.backends.cache import read_cached, write_cached
+from pvt_mtl_perception.inference.backends.rewrites import for_engines
 from pvt_mtl_perception.model.heads import DETECTION_LEVELS, DetectionOutput, RetinaNetOutput
 from pvt_mtl_perception.model.network import MultiTaskNetwork, NetworkOutput
 from pvt_mtl_perception.model.spec import ModelSpec
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 OPSET = 20
 INPUT = "images"
 # Goes up when an export of the same network becomes another graph.
-GRAPH_VERSION = 1
+GRAPH_VERSION = 2
 _GFL = DetectionOutput._fields
 
 
@@ -101,56 +101,6 @@ class _NamedNetwork(nn.Module):
         return tuple(tensor.float() for tensor in named.values())
 
 
-class _FixedSizePool(nn.Module):
-    """``nn.AdaptiveAvgPool2d`` for one input size, as two matrix products.
-
-    Its windows are products of an interval of rows and one of columns, so the mean over a window is the mean
-    over columns of means over rows. The matrices are made in the first call.
-    """
-
-    rows: Tensor
-    columns: Tensor
-
-    def __init__(self, pool: nn.AdaptiveAvgPool2d) -> None:
-        super().__init__()
-        size = pool.output_size
-        self.size: tuple[int | None, ...] = tuple(size) if isinstance(size, tuple) else (size, size)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not hasattr(self, "rows"):
-            for name, length, count in zip(("rows", "columns"), x.shape[-2:], self.size, strict=True):
-                matrix = interval_means(int(length), int(count or length))
-                self.register_buffer(name, matrix.to(x.device, x.dtype))
-        return self.rows @ x @ self.columns.T
-
-
-def interval_means(length: int, count: int) -> Tensor:
-    """float32 (count, length): the matrix that averages ``length`` values as ``nn.AdaptiveAvgPool1d`` does.
-
-    Interval i is floor(i length / count) to ceil((i + 1) length / count), the end excluded.
-    """
-    position, index = torch.arange(length), torch.arange(count)[:, None]
-    start, end = index * length // count, -(-(index + 1) * length // count)
-    return ((position >= start) & (position < end)).float() / (end - start)
-
-
-def _for_fixed_size(network: MultiTaskNetwork, size: tuple[int, int], dtype: torch.dtype) -> MultiTaskNetwork:
-    """A copy on the CPU in one precision, in which nothing adapts to the input size any more."""
-    fixed = copy.deepcopy(network).cpu().eval().to(memory_format=torch.contiguous_format)
-    pools = [
-        (parent, name)
-        for parent in fixed.modules()
-        for name, child in parent.named_children()
-        if isinstance(child, nn.AdaptiveAvgPool2d)
-    ]
-    for parent, name in pools:
-        setattr(parent, name, _FixedSizePool(getattr(parent, name)))
-    if pools:
-        with torch.no_grad():
-            fixed.float()(torch.zeros(1, 3, *size))
-    return fixed.to(dtype)
-
-
 def export_graph(network: MultiTaskNetwork, size: tuple[int, int], precision: str = "fp32") -> ModelProto:
     """The network with all its heads as an ONNX model with a dynamic batch.
 
@@ -172,7 +122,7 @@ def export_graph(network: MultiTaskNetwork, size: tuple[int, int], precision: st
     if size[0] < 32 or size[1] < 32 or size[0] % 32 or size[1] % 32:
         raise ValueError(f"input size {size[1]}x{size[0]}: both must be multiples of 32")
     dtype = DTYPES[precision]
-    module = _NamedNetwork(_for_fixed_size(network, size, dtype), dtype).eval()
+    module = _NamedNetwork(for_engines(network, size, dtype), dtype).eval()
     names = output_names(network, network.tasks)
     buffer = io.BytesIO()
     # The tracing exporter: the one by torch.export makes an equally fast graph in eight times the time, which
@@ -183,15 +133,18 @@ def export_graph(network: MultiTaskNetwork, size: tuple[int, int], precision: st
         torch.onnx.export(
             module,
             (torch.zeros(1, 3, *size),),
-            buffer,
+            buffer,  # type: ignore[arg-type]
             dynamo=False,
             opset_version=OPSET,
+            # Or the exporter drops weights that equal others and forgets to name those instead.
+            keep_initializers_as_inputs=True,
             input_names=[INPUT],
             output_names=names,
             dynamic_axes={name: {0: "batch"} for name in (INPUT, *names)},
         )
     model = onnx.load_from_string(buffer.getvalue())
-    onnx.checker.check_model(model)
+    del model.graph.input[1:]
+    onnx.checker.check_model(model, full_check=True)
     return model
 
 
