@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -194,8 +195,10 @@ def _record(
 
     Raises:
         FileExistsError: when the bag exists.
+        ValueError: when nothing came on a topic that is needed, naming it; the bag is then removed.
         ChildError: when the recorder fails.
     """
+    from pvt_mtl_perception.bags.reader import BagReader
     from pvt_mtl_perception.bags.types import DETECTIONS, IMAGE, LABEL_INFO
     from pvt_mtl_perception.demo.processes import Child
     from pvt_mtl_perception.inference.batches import deferred_interrupt
@@ -227,6 +230,14 @@ def _record(
             if status := recorder.stop():
                 raise recorder.error(f"ended with status {status}")
     log.unlink()
+    with BagReader(bag) as reader:
+        have = {topic.name for topic in reader.topics if topic.count}
+    needed = [*counted, *(camera.semantic for camera in cameras)]
+    if silent := [topic for topic in needed if topic not in have]:
+        shutil.rmtree(bag)
+        raise ValueError(
+            f"nothing came on {', '.join(silent)}, so there is nothing to score; {bag} is removed"
+        )
 
 
 def _watch(recorder: Any, counted: Sequence[str], limit: int | None, stopping: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,7 @@ def start(module_spawn: Any, bag: Path, sensors: list[str], subscribers: int) ->
 @pytest.mark.parametrize(
     ("interface", "options", "sensors"),
     [
-        ("bridge", ["--frames", "4"], [SEMANTIC]),
+        ("bridge", ["--frames", "3"], [SEMANTIC]),
         ("native", ["--best-effort", "--instance", INSTANCE], [SEMANTIC, INSTANCE]),
     ],
 )
@@ -76,19 +77,21 @@ def test_live_scores_are_those_of_the_nodes_results_on_the_same_frames(
     sensors: list[str],
 ) -> None:
     # Arrange
-    source = write_carla_bag(tmp_path / "carla", drive, interface, period=8 * PERIOD)
+    source = write_carla_bag(tmp_path / "carla", drive, interface, period=20 * PERIOD)
     bag = tmp_path / "live"
 
-    # Act: the simulator's cameras and the recorder of results, each a process.
+    # Act: the simulator's cameras and the recorder of results, each a process. The truth comes first, so that
+    # it is there when enough results are.
     truth = start(module_spawn, source, sensors, 1)
-    images = start(module_spawn, source, [RGB], 2)
     evaluation = module_spawn(
         "-m", "pvt_mtl_perception.cli", "carla-eval", bag, "--live", "--model", checkpoint, *options
     )
+    truth.wait_for("playing", START_TIMEOUT)
+    images = start(module_spawn, source, [RGB], 2)
     evaluation.wait_for("every topic has a publisher", START_TIMEOUT)
     if "--frames" not in options:
         images.wait_for("played", TIMEOUT)
-        evaluation.wait_for(r"[4-8]result", TIMEOUT)
+        evaluation.wait_for(r"[3-8]result", TIMEOUT)
         evaluation.process.send_signal(signal.SIGINT)
     assert evaluation.wait(START_TIMEOUT) == 0, evaluation.output
     for player in (truth, images):
@@ -96,7 +99,7 @@ def test_live_scores_are_those_of_the_nodes_results_on_the_same_frames(
 
     # Assert: the table is that of the frames that the recording names, predicted without ROS.
     numbers = matched(bag, sensors)
-    assert len(numbers) >= 4
+    assert len(numbers) >= 3
     predictor = Predictor(checkpoint, device="cpu")
     labels = CarlaLabels(predictor.labels)
     pairs = []
@@ -121,3 +124,18 @@ def matched(bag: Path, sensors: list[str]) -> list[int]:
             time = content.header.stamp
             stamps[name].add(time.sec * 10**9 + time.nanosec)
     return [n for n in range(FRAMES) if all(stamp(n) in found for found in stamps.values())]
+
+
+def test_a_recording_without_carla_says_what_is_missing_and_ends_cleanly(
+    tmp_path: Path, module_spawn: Any, checkpoint: Path
+) -> None:
+    evaluation = module_spawn(
+        *("-m", "pvt_mtl_perception.cli", "carla-eval", tmp_path / "live", "--live"),
+        *("--model", checkpoint, "--ego", "nobody"),
+    )
+    evaluation.wait_for(f"no publisher that fits yet: .*{topic(SEMANTIC, 'nobody')}$", START_TIMEOUT)
+    evaluation.process.send_signal(signal.SIGINT)
+    assert evaluation.wait(START_TIMEOUT) == 2
+    assert re.search(f"error: nothing came on .*{topic(SEMANTIC, 'nobody')}, so", evaluation.lines[-1])
+    assert not (tmp_path / "live").exists()
+    assert "Traceback" not in evaluation.output
