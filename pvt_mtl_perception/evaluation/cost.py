@@ -16,7 +16,7 @@ from torch.distributed._tools.mem_tracker import MemTracker, _MemRefType
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from pvt_mtl_perception.inference.backends.eager import DTYPES
+from pvt_mtl_perception.inference.backends.backend import DTYPES
 from pvt_mtl_perception.inference.predictor import Predictor
 from pvt_mtl_perception.model.checkpoint import Checkpoint
 from pvt_mtl_perception.model.network import MultiTaskNetwork, count_parameters

@@ -66,8 +66,8 @@ def measure_arms(
         device, precision: as of ``Predictor``.
 
     Returns:
-        Everything in the file. To what ``measure_cost`` returns are added ``weights``, the id of the job
-        that they are of or None, ``calls``, ``cores``, ``load``, the machine's load average before, and
+        Everything in the file. To what ``measure_cost`` returns are added ``settings``, with the id of the
+        job that the ``weights`` are of or None, ``cores``, ``load``, the machine's load average before, and
         ``time``.
 
     Raises:
@@ -77,22 +77,26 @@ def measure_arms(
     costs = read_costs(out)
     work = [(size, arm) for size in sizes for arm in arms]
     for (width, height), arm in tqdm(work, unit="network", desc="cost"):
-        checkpoint, weights = _checkpoint(study, jobs, out, arm)
-        predictor = Predictor(
-            checkpoint, device=device, precision=precision, input_size=(_padded(height), _padded(width))
-        )
+        own = [job for job in jobs if job.arm == arm and job.fraction == study.preregistration.fraction]
+        trained = next((job for job in own if _weights(out, job) is not None), None)
+        config = own[0].config
         settings = {
             "batches": sorted({1, batch}),
             "calls": calls,
-            "precision": predictor.precision,
+            "device": device,
+            "precision": precision,
             "threads": torch.get_num_threads(),
-            "weights": weights,
-            "spec": checkpoint.spec.to_dict(),
-            "on": device,
+            "weights": None if trained is None else trained.id,
+            "spec": config.model.to_dict(),
         }
         entry = costs.get(arm, {}).get(f"{width}x{height}", {})
         if entry.get("settings") == json.loads(json.dumps(settings)):
             continue
+        path = None if trained is None else _weights(out, trained)
+        checkpoint = load_checkpoint(path) if path is not None else _untrained(config.model)
+        predictor = Predictor(
+            checkpoint, device=device, precision=precision, input_size=(_padded(height), _padded(width))
+        )
         load = os.getloadavg()[0]
         frame = render_frame(0, width, height, "test").image
         measured = measure_cost(checkpoint, predictor, frame, batch, calls)
@@ -112,26 +116,20 @@ def _padded(pixels: int) -> int:
     return -(-pixels // 32) * 32
 
 
-def _checkpoint(
-    study: StudyConfig, jobs: Sequence[Job], out: Path, arm: str
-) -> tuple[Checkpoint, str | None]:
-    """A checkpoint of the arm, and the job that its weights are of."""
-    own = [job for job in jobs if job.arm == arm and job.fraction == study.preregistration.fraction]
-    for job in own:
-        folder = job_folder(out, job)
-        path = folder.path / "model.safetensors"
-        if folder.result.is_file() and path.is_file():
-            return load_checkpoint(path), job.id
-    config = own[0].config
-    return _untrained(config.model, config.input_height, config.input_width), None
+def _weights(out: Path, job: Job) -> Path | None:
+    """The weights of a job that is finished and kept them."""
+    folder = job_folder(out, job)
+    path = folder.path / "model.safetensors"
+    return path if folder.result.is_file() and path.is_file() else None
 
 
-def _untrained(spec: ModelSpec, height: int, width: int) -> Checkpoint:
+def _untrained(spec: ModelSpec) -> Checkpoint:
     labels = load_task_labels(spec)
     return Checkpoint(
         spec=spec,
         labels=labels,
-        preprocessing=Preprocessing(height, width),
+        # The size is given with each measurement.
+        preprocessing=Preprocessing(32, 32),
         state_dict=MultiTaskNetwork(spec, labels).state_dict(),
     )
 
