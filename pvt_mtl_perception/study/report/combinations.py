@@ -150,8 +150,8 @@ def _divisions(results: StudyResults, family: TaskFamily) -> list[Part]:
             ]
         )
     text = (
-        "Every way to do all tasks with the networks that were trained, Δm over all tasks against one "
-        "network for each; a task that keeps its own network adds 0."
+        "Every way to do all tasks with the networks that were trained, Δm over the primary endpoints "
+        "against one network for each; a task that keeps its own network adds 0."
     )
     head = ["networks", "number", "M parameters", "seeds", "Δm %", "interval"]
     return [

@@ -47,8 +47,10 @@ def arm_costs(results: StudyResults, costs: Costs, arm: str) -> dict[Quantity, f
             batch = f"{size}, batch of {latency['batch']}"
             found[f"latency, {batch}", "ms", 1.0] = latency["median_ms"]
             found[f"activations, {batch}", "MiB", 2**-20] = memory["peak_bytes"]
+    visits = [sum(phase.steps * phase.batch_size for phase in run.job.config.phases) for run in runs]
     if runs:
         trained = [run.result["training"] for run in runs]
+        found["images seen in training", "thousand", 1e-3] = float(np.mean(visits))
         found["training time", "s", 1.0] = float(np.mean([t["seconds"] for t in trained]))
         peaks = [t.get("peak_device_memory_bytes") or t.get("peak_memory_bytes") for t in trained]
         if all(peaks):

@@ -66,16 +66,17 @@ class RelativeGain:
 
 
 def relative_gain(results: StudyResults, compared: Compared) -> RelativeGain | None:
-    """Δm over the main endpoints of the tasks compared; None where they are fewer than two."""
-    endpoints = _main_endpoints(results, compared.comparison.against)
+    """Δm over the primary endpoints of the tasks compared; None where they are fewer than two."""
+    endpoints = _primary_endpoints(results, compared.comparison.against)
     if len(endpoints) < 2:
         return None
     return _relative_gain(results, [compared.values[e.name] for e in endpoints], endpoints)
 
 
-def _main_endpoints(results: StudyResults, tasks: Mapping[str, str]) -> list[EndpointConfig]:
+def _primary_endpoints(results: StudyResults, tasks: Mapping[str, str]) -> list[EndpointConfig]:
+    """The first primary one of each task that has any."""
     found = [results.main_endpoint(task) for task in results.tasks if task in tasks]
-    return [endpoint for endpoint in found if endpoint is not None]
+    return [endpoint for endpoint in found if endpoint is not None and endpoint.primary]
 
 
 def _relative_gain(
@@ -245,8 +246,11 @@ def partitioned(family: TaskFamily, tasks: tuple[str, ...]) -> list[System]:
 
 
 def system_gain(results: StudyResults, system: System, singles: Mapping[str, str]) -> RelativeGain:
-    """Δm of a system over all tasks against an arm for each; a task that it does with that arm adds 0."""
-    endpoints = _main_endpoints(results, system.by_task)
+    """Δm of a system over the primary endpoints against an arm for each task.
+
+    A task that the system does with that arm adds 0.
+    """
+    endpoints = _primary_endpoints(results, system.by_task)
     values = []
     for endpoint in endpoints:
         seeds, first, second = paired(

@@ -16,6 +16,13 @@ from pvt_mtl_perception.study.report.images import VIDEO_BLOCKS, ImageIntervals
 from pvt_mtl_perception.study.report.results import StudyResults
 from pvt_mtl_perception.study.report.words import NONE, listed, number
 from pvt_mtl_perception.study.statistics.paired import smallest_p
+from pvt_mtl_perception.study.statistics.power import simulate_power
+
+_EFFECTS = (1.0, 1.5, 2.0)
+"""d_z whose chance to be shown is told."""
+_MOST_SIMULATED = 10
+"""Seeds beyond which the exact tests of simulated studies take long."""
+_SIMULATIONS = 1000
 
 
 @dataclass(frozen=True)
@@ -123,6 +130,16 @@ def _statistics(results: StudyResults, images: ImageIntervals) -> list[str]:
         "interval covers the mean in about 88 % of studies), so a claim needs the exact test beside it. The "
         "equivalence tests assume differences that are about normally distributed."
     )
+    if 2 <= seeds <= _MOST_SIMULATED:
+        likely = [
+            f"{simulate_power(seeds, effect, plan.alpha / max(1, size), _SIMULATIONS).sign_flip:.0%}"
+            for effect in _EFFECTS
+        ]
+        lines.append(
+            f"Small differences stay unseen: one of {listed([f'{e:g}' for e in _EFFECTS])} standard "
+            f"deviations of the differences between seeds is shown in {listed(likely)} of studies like this "
+            f"(simulated, at the first step of Holm over {size})."
+        )
     without = [e.name for e in results.endpoints if e.name not in images.images]
     if without:
         lines.append(
