@@ -1,12 +1,16 @@
-"""Time every backend on one network and input, in turn and in one run: ``benchmarks/backends.py --help``."""
+"""Time every backend on one network and input, in turn and in one run: ``benchmarks/backends.py --help``.
+
+Beside the time on the clock stands the processor time of the process, all its threads together: on a machine
+that others use too, it is the steadier of the two.
+"""
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import os
 import platform
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -37,7 +41,8 @@ class Row:
         setup: seconds until the first result.
         ms: median milliseconds a frame by stage; ``predict`` is the whole predictor, all outputs decoded.
         best: smallest milliseconds a frame by stage.
-        ratio: by stage, eager fp32's median of the same run divided by this one's.
+        cpu_ms: median milliseconds of processor time a frame by stage.
+        ratio, cpu_ratio: by stage, eager fp32's median of the same run divided by this one's.
         agreement: largest difference of a logit, and shares of matched boxes and equal mask pixels, against
             eager fp32.
     """
@@ -47,7 +52,9 @@ class Row:
     setup: float
     ms: dict[str, float]
     best: dict[str, float]
+    cpu_ms: dict[str, float]
     ratio: dict[str, float]
+    cpu_ratio: dict[str, float]
     agreement: dict[str, float]
 
 
@@ -58,13 +65,13 @@ def load_frames(paths: Sequence[Path] | None, size: tuple[int, int]) -> list[npt
     return [cv2.cvtColor(cv2.resize(p, size[::-1]), cv2.COLOR_BGR2RGB).view("uint8") for p in pictures]
 
 
-def timed(predictor: Predictor, frames: Sequence[npt.NDArray[np.uint8]]) -> dict[str, float]:
-    """Milliseconds a frame of one call, by stage."""
+def timed(predictor: Predictor, frames: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float64]:
+    """Milliseconds a frame of one call: (stages, 2), on the clock and of processor time."""
 
-    def now() -> float:
+    def now() -> tuple[float, float]:
         if predictor.device.type == "cuda":
             torch.cuda.synchronize(predictor.device)
-        return time.perf_counter()
+        return time.perf_counter(), time.process_time()
 
     marks = [now()]
     with torch.inference_mode():
@@ -74,8 +81,8 @@ def timed(predictor: Predictor, frames: Sequence[npt.NDArray[np.uint8]]) -> dict
         marks.append(now())
         predictor.decode(output, geometries)
         marks.append(now())
-    times = [1000 * (b - a) / len(frames) for a, b in itertools.pairwise(marks)]
-    return dict(zip(STAGES, [*times, sum(times)], strict=True))
+    stages = 1000 * np.diff(np.array(marks), axis=0) / len(frames)
+    return np.vstack((stages, stages.sum(axis=0)))
 
 
 def main() -> None:
@@ -119,29 +126,28 @@ def main() -> None:
     reference = predictors[names[0]]
     agreements = {name: compare(reference, predictors[name].forward, frames) for name in names}
 
-    times: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+    times: dict[str, list[npt.NDArray[np.float64]]] = {name: [] for name in names}
     for _ in tqdm(range(args.rounds), unit="round", leave=False):
         for name in names:
             timed(predictors[name], batch)  # after another's turn its data are in no cache
             times[name] += [timed(predictors[name], batch) for _ in range(args.calls)]
 
-    def figures(name: str, statistic: str) -> dict[str, float]:
-        function = np.median if statistic == "median" else np.min
-        return {stage: float(function([t[stage] for t in times[name]])) for stage in STAGES}
-
-    eager = figures(names[0], "median")
+    medians = {name: np.median(times[name], axis=0) for name in names}
     rows = []
     for name in names:
         backend, _, precision = name.partition(":")
-        median, agreement = figures(name, "median"), agreements[name]
+        agreement, median = agreements[name], medians[name]
+        ratio = medians[names[0]] / np.maximum(median, 1e-6)
         rows.append(
             Row(
                 backend,
                 precision,
                 setup[name],
-                median,
-                figures(name, "best"),
-                {stage: eager[stage] / median[stage] for stage in STAGES},
+                by_stage(median[:, 0]),
+                by_stage(np.min(times[name], axis=0)[:, 0]),
+                by_stage(median[:, 1]),
+                by_stage(ratio[:, 0]),
+                by_stage(ratio[:, 1]),
                 {
                     "logit difference": max(agreement.outputs.values()),
                     "boxes matched": agreement.matched_boxes / agreement.boxes if agreement.boxes else 1.0,
@@ -163,25 +169,40 @@ def main() -> None:
         args.json.write_text(json.dumps({**report, "rows": [asdict(row) for row in rows]}, indent=2) + "\n")
 
 
+def by_stage(values: npt.NDArray[np.float64]) -> dict[str, float]:
+    return {stage: round(float(value), 3) for stage, value in zip(STAGES, values, strict=True)}
+
+
 def format_table(rows: Sequence[Row]) -> str:
     lines = [
-        "ms a frame, median (smallest); ratio: eager fp32 / this one, of medians",
-        f"{'backend':<12}{'precision':<10}{'first call':>11}{'network':>18}{'ratio':>7}"
-        f"{'all decoded':>18}{'ratio':>7}"
-        f"{'logits within':>15}{'boxes':>9}{'mask':>10}",
+        "ms a frame: median (smallest) on the clock, cpu: median of processor time; x: eager fp32 / this one"
     ]
+    head = "".join(f"{title:>16}{'x':>6}{'cpu':>8}{'x':>6}" for title in ("network", "all decoded"))
+    lines.append(f"{'backend':<12}{'':<6}{'first':>8}{head}{'logits':>9}{'boxes':>8}{'mask':>10}")
     for row in rows:
-        network, whole = (f"{row.ms[s]:.1f} ({row.best[s]:.1f})" for s in ("network", "predict"))
+        cells = "".join(
+            f"{f'{row.ms[s]:.1f} ({row.best[s]:.1f})':>16}{row.ratio[s]:>6.2f}{row.cpu_ms[s]:>8.1f}"
+            f"{row.cpu_ratio[s]:>6.2f}"
+            for s in ("network", "predict")
+        )
+        agreement = row.agreement
         lines.append(
-            f"{row.backend:<12}{row.precision:<10}{row.setup:>9.1f} s{network:>18}"
-            f"{row.ratio['network']:>7.2f}{whole:>18}{row.ratio['predict']:>7.2f}"
-            f"{row.agreement['logit difference']:>15.2g}{row.agreement['boxes matched']:>9.1%}"
-            f"{row.agreement['mask pixels']:>10.3%}"
+            f"{row.backend:<12}{row.precision:<6}{row.setup:>6.1f} s{cells}"
+            f"{agreement['logit difference']:>9.1e}{agreement['boxes matched']:>8.1%}"
+            f"{agreement['mask pixels']:>10.3%}"
+        )
+    for stage in ("preprocess", "decode"):
+        lines.append(
+            f"{stage}: " + ", ".join(f"{row.backend} {row.cpu_ms[stage]:.1f} ms cpu" for row in rows)
         )
     return "\n".join(lines)
 
 
 if __name__ == "__main__":
+    if "OMP_WAIT_POLICY" not in os.environ:
+        # As the node and the command line set it. OpenMP has read it when torch was imported: start again.
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+        os.execv(sys.executable, [sys.executable, *sys.argv])
     prepare_process()
     try:
         main()

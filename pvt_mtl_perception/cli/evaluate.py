@@ -50,6 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default %(default)s)")
     model.add_argument("--precision", default="fp32", help="fp32, bf16 or fp16 (default %(default)s)")
     model.add_argument(
+        "--backend", default="eager", help="what runs the network, as of the node (default %(default)s)"
+    )
+    model.add_argument(
         "--input-size",
         type=int,
         nargs=2,
@@ -168,6 +171,7 @@ def _evaluate(args: argparse.Namespace, device: str, processes: Processes) -> in
         args.checkpoint,
         device=device,
         precision=args.precision,
+        backend=args.backend,
         input_size=tuple(args.input_size) if args.input_size else None,
     )
     place = {"rank": processes.rank, "world_size": processes.world_size}
@@ -213,6 +217,7 @@ def _report(
         "taxonomy": args.taxonomy,
         "input_size": [size.height, size.width],
         "precision": predictor.precision,
+        "backend": predictor.backend,
         "device": str(predictor.device),
         "sources": {name: one.scores for name, one in scored.items()},
     }
