@@ -167,6 +167,36 @@ def test_recorded_results_are_scored_by_stamp_and_perfect_ones_get_full_marks(
     assert re.search(r"^pedestrian ", table, re.MULTILINE), "CARLA's name of a person"
 
 
+def test_several_views_have_a_table_each(
+    tmp_path: Path, drive: list[CarlaFrame], checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bag = write_carla_bag(tmp_path / "bag", drive[:2], "bridge", instances=False)
+    with BagReader(bag) as reader, BagWriter(tmp_path / "both") as writer:
+        seen: set[str] = set()
+        for name, time, content in reader.messages([topic(RGB), topic(SEMANTIC)]):
+            writer.write(name, time, content)
+            # The other view has one frame.
+            if name not in seen:
+                writer.write(name.replace("_front", "_left"), time, content)
+            seen.add(name)
+    arguments = [str(tmp_path / "both"), "--model", str(checkpoint), "--device", "cpu", "--backend", "eager"]
+    arguments += [
+        "--rgb",
+        RGB,
+        topic("rgb_left"),
+        "--semantic",
+        SEMANTIC,
+        topic("semantic_segmentation_left"),
+    ]
+
+    assert main(["carla-eval", *arguments]) == 0
+
+    front, left = capsys.readouterr().out.split("\n\n/carla")
+    assert front.startswith(f"{RGB}: 2 of 2 semantic images matched by stamp; boxes derived")
+    assert left.startswith("/ego_vehicle/rgb_left/image: 1 of 1 semantic images matched by stamp")
+    assert "2 images\n" in front and "1 images\n" in left
+
+
 def test_what_does_not_fit_is_refused_with_topic_and_stamp(
     tmp_path: Path, drive: list[CarlaFrame], checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
