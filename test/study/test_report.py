@@ -367,6 +367,7 @@ def test_equivalence_of_scores_near_nothing_is_told(
     claims = markdown[markdown.index("## Claims") : markdown.index("## Differences")]
     assert "equivalent within the margin of 1 points in AP" in claims
     assert claims.count("Both score next to nothing (0.40 and 0.40 %)") == 1
+    assert "AP is next to nothing in some arms (0.40 %)" in markdown
 
 
 def test_video_is_cut_where_its_frames_do_not_follow_each_other() -> None:

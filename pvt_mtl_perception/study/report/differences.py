@@ -11,7 +11,7 @@ from pvt_mtl_perception.study.report.effects import RelativeGain
 from pvt_mtl_perception.study.report.images import ImageIntervals
 from pvt_mtl_perception.study.report.plots import TASK_COLORS, ForestRow, plot_forest
 from pvt_mtl_perception.study.report.results import StudyResults
-from pvt_mtl_perception.study.report.words import NONE, estimate_text, interval, listed, p_value, points
+from pvt_mtl_perception.study.report.words import NONE, interval, listed, p_value, points
 from pvt_mtl_perception.study.statistics.bootstrap import NestedBootstrap
 from pvt_mtl_perception.study.statistics.claims import Claim
 from pvt_mtl_perception.study.statistics.paired import smallest_p
@@ -127,11 +127,13 @@ def differences_section(
         f"Differences in percentage points, first arm minus second, mean over paired seeds with the {level} "
         "BCa interval over seeds."
     ]
+    drawings: dict[tuple[int, int], list[str]] = {}
     for name in images.images:
-        block = images.blocks[name]
+        drawings.setdefault((images.images[name], images.blocks[name]), []).append(name)
+    for (count, block), names in drawings.items():
         drawn = f"blocks of {block} consecutive frames" if block > 1 else "single images"
         note.append(
-            f"{name}: the interval over seeds and images draws seeds, then {drawn} of {images.images[name]} "
+            f"{listed(names)}: the interval over seeds and images draws seeds, then {drawn} of {count} "
             "test images, the same in both arms, and computes the score again from the pooled records of "
             "each draw."
         )
@@ -304,6 +306,7 @@ def gain_section(
         for (name, fraction), gain in gains.items()
         if gain.undefined
     ]
+    text += _near_nothing(results, compared, gains)
     head = ["comparison", "data", "over", "seeds", "Δm %", "interval", "p sign-flip"]
     figures = []
     if forest:
@@ -315,6 +318,22 @@ def gain_section(
     )
 
 
-def gain_text(gain: RelativeGain) -> str:
-    """Δm with its interval."""
-    return estimate_text(gain.gain, "%")
+def _near_nothing(
+    results: StudyResults, compared: Sequence[Compared], gains: Mapping[tuple[str, float], RelativeGain]
+) -> list[str]:
+    """A warning of endpoints whose scores are so low that their relative change fills Δm."""
+    lowest: dict[str, float] = {}
+    for one in compared:
+        gain = gains.get((one.comparison.name, one.fraction))
+        for endpoint in results.endpoints:
+            pairs = one.values.get(endpoint.name, {}).values()
+            if gain is None or endpoint.name not in gain.endpoints or not pairs:
+                continue
+            score = sum(second for _, second in pairs) / len(pairs)
+            if score < _FLOOR * endpoint.margin:
+                lowest[endpoint.name] = min(score, lowest.get(endpoint.name, 1.0))
+    return [
+        f"{name} is next to nothing in some arms ({100 * score:.2f} %): small differences of it are large "
+        "relative ones, and fill Δm."
+        for name, score in lowest.items()
+    ]
