@@ -65,7 +65,9 @@ def load_frames(paths: Sequence[Path] | None, size: tuple[int, int]) -> list[npt
     return [cv2.cvtColor(cv2.resize(p, size[::-1]), cv2.COLOR_BGR2RGB).view("uint8") for p in pictures]
 
 
-def timed(predictor: Predictor, frames: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float64]:
+def timed(
+    predictor: Predictor, frames: Sequence[npt.NDArray[np.uint8]], tasks: Sequence[str]
+) -> npt.NDArray[np.float64]:
     """Milliseconds a frame of one call: (stages, 2), on the clock and of processor time."""
 
     def now() -> tuple[float, float]:
@@ -77,7 +79,7 @@ def timed(predictor: Predictor, frames: Sequence[npt.NDArray[np.uint8]]) -> npt.
     with torch.inference_mode():
         batch, geometries = predictor.preprocess(frames)
         marks.append(now())
-        output = predictor.forward(batch, predictor.tasks)
+        output = predictor.forward(batch, tasks)
         marks.append(now())
         predictor.decode(output, geometries)
         marks.append(now())
@@ -101,6 +103,12 @@ def main() -> None:
     parser.add_argument("--input", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="default: its own")
     parser.add_argument("--rounds", type=int, default=15, help="of all in turn; default: %(default)s")
     parser.add_argument("--calls", type=int, default=3, help="of each backend a round; default: %(default)s")
+    parser.add_argument(
+        "--single-tasks",
+        action="store_true",
+        help="also each task alone, which costs what a single-task network does: the part of three of them "
+        "that one network for all takes",
+    )
     parser.add_argument("--images", type=Path, nargs="+", help="pictures; rendered street scenes by default")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     args = parser.parse_args()
@@ -127,10 +135,19 @@ def main() -> None:
     agreements = {name: compare(reference, predictors[name].forward, frames) for name in names}
 
     times: dict[str, list[npt.NDArray[np.float64]]] = {name: [] for name in names}
+    alone: dict[str, dict[str, list[npt.NDArray[np.float64]]]] = {
+        name: {task: [] for task in reference.tasks if args.single_tasks} for name in names
+    }
+
+    def turn(name: str, tasks: Sequence[str]) -> list[npt.NDArray[np.float64]]:
+        timed(predictors[name], batch, tasks)  # after another's turn its data are in no cache
+        return [timed(predictors[name], batch, tasks) for _ in range(args.calls)]
+
     for _ in tqdm(range(args.rounds), unit="round", leave=False):
         for name in names:
-            timed(predictors[name], batch)  # after another's turn its data are in no cache
-            times[name] += [timed(predictors[name], batch) for _ in range(args.calls)]
+            times[name] += turn(name, reference.tasks)
+            for task, values in alone[name].items():
+                values += turn(name, (task,))
 
     medians = {name: np.median(times[name], axis=0) for name in names}
     rows = []
@@ -164,9 +181,21 @@ def main() -> None:
         f"{platform.machine()}, load averages {load}; {args.rounds} rounds of {args.calls} calls"
     )
     print(format_table(rows))
+    parts = {
+        name: medians[name][-1]
+        / np.sum([np.median(values, axis=0)[-1] for values in by_task.values()], axis=0)
+        for name, by_task in alone.items()
+        if by_task
+    }
+    for name, (clock, cpu) in parts.items():
+        print(
+            f"{name}: all tasks decoded take {clock:.2f} of the tasks one by one ({cpu:.2f} of processor time)"
+        )
     if args.json:
         report = {"model": reference.model_name, "input": size, "batch": args.batch, "load": os.getloadavg()}
-        args.json.write_text(json.dumps({**report, "rows": [asdict(row) for row in rows]}, indent=2) + "\n")
+        report["rows"] = [asdict(row) for row in rows]
+        report["of_single_tasks"] = {name: part.tolist() for name, part in parts.items()}
+        args.json.write_text(json.dumps(report, indent=2) + "\n")
 
 
 def by_stage(values: npt.NDArray[np.float64]) -> dict[str, float]:
