@@ -189,7 +189,8 @@ def main() -> None:
     }
     for name, (clock, cpu) in parts.items():
         print(
-            f"{name}: all tasks decoded take {clock:.2f} of the tasks one by one ({cpu:.2f} of processor time)"
+            f"{name}: all tasks decoded take {clock:.2f} of what they take one by one "
+            f"({cpu:.2f} of the processor time)"
         )
     if args.json:
         report = {"model": reference.model_name, "input": size, "batch": args.batch, "load": os.getloadavg()}
