@@ -211,9 +211,10 @@ def _report(study: StudyConfig, args: argparse.Namespace) -> int:
     jobs = _jobs(study, args)
     if not args.out.is_dir():
         raise FileNotFoundError(f"no study folder at {args.out}")
-    standing = Standing(
-        registrations(args.out), changes(args.out, _registered(study, jobs)), outdated_jobs(args.out, jobs)
-    )
+    changed, outdated = changes(args.out, _registered(study, jobs)), outdated_jobs(args.out, jobs)
+    # A report is read elsewhere: which folder to remove is for the terminal.
+    told = [line.partition("; remove ")[0] for line in outdated]
+    standing = Standing(registrations(args.out), changed, told)
     report = build_report(study, jobs, args.out, standing, args.replicates, progress=True)
     for one in report.compared:
         kind = (
@@ -227,7 +228,7 @@ def _report(study: StudyConfig, args: argparse.Namespace) -> int:
         for name, seeds in one.missing.items():
             if seeds:
                 print(f"  {name}: not finished in both arms with the seeds {', '.join(map(str, seeds))}")
-    for line in (*standing.changes, *standing.outdated):
+    for line in (*changed, *outdated):
         print(line)
     to = args.to or args.out
     write_report(to, report)
