@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 OPSET = 20
 INPUT = "images"
 # Goes up when an export of the same network becomes another graph.
-GRAPH_VERSION = 2
+GRAPH_VERSION = 3
 _GFL = DetectionOutput._fields
 
 
