@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import importlib
 import os
 from collections.abc import Collection
@@ -42,6 +43,7 @@ from pvt_mtl_perception.model.network import MultiTaskNetwork
 from pvt_mtl_perception.model.spec import (
     TASKS,
     BackboneSpec,
+    ClassificationSpec,
     DetectionSpec,
     ModelSpec,
     SegmentationSpec,
@@ -320,6 +322,20 @@ def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert write_cached("graph", b"x") is None
     assert read_cached("graph") is None
+
+
+@pytest.mark.skipif(not os.environ.get("SLOW_TESTS"), reason="compiles for a minute: SLOW_TESTS=1 runs it")
+def test_a_compiled_network_agrees_with_eager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    spec = ModelSpec(
+        BackboneSpec("test_resnet"), classification=ClassificationSpec({"weather": "driving_weather"})
+    )
+    torch.manual_seed(0)
+    network = MultiTaskNetwork(spec).eval()
+    compiled = registry.build_backend("compile", copy.deepcopy(network), CPU, "fp32")
+    images = torch.randn(2, 3, 32, 64)
+    with torch.inference_mode():
+        assert_equal_outputs(network(images), compiled(images, ["classification"]))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
