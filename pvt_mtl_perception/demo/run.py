@@ -117,7 +117,8 @@ def run_demo(
 
 
 def _of_node(diagnostics: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
-    return {key: diagnostics["node"][key] for key in ("device", "precision") if key in diagnostics["node"]}
+    kept = ("device", "precision", "backend")
+    return {key: diagnostics["node"][key] for key in kept if key in diagnostics["node"]}
 
 
 @dataclass(frozen=True)

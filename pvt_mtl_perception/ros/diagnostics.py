@@ -17,7 +17,7 @@ class NodeReport:
     Attributes:
         state: lifecycle state.
         fault: why the latest configuration failed, or empty.
-        model, device, precision, tasks: of the loaded model, empty while there is none.
+        model, device, precision, backend, tasks: of the loaded model, empty while there is none.
         frames_by_task: frames that each head has run on.
         batches_by_size: number of batches of each size.
         prediction: p50 and p95 of the predictor's time a batch in milliseconds, or None.
@@ -28,6 +28,7 @@ class NodeReport:
     model: str
     device: str
     precision: str
+    backend: str
     tasks: Sequence[str]
     frames_by_task: Mapping[str, int]
     batches_by_size: Mapping[int, int]
@@ -69,6 +70,7 @@ def node_status(name: str, report: NodeReport) -> DiagnosticStatus:
             "model": report.model,
             "device": report.device,
             "precision": report.precision,
+            "backend": report.backend,
             "tasks": ", ".join(report.tasks),
             **{f"{task} frames": report.frames_by_task.get(task, 0) for task in report.tasks},
             "batches by size": batches,

@@ -465,6 +465,7 @@ class PerceptionNode(LifecycleNode):
                 model=predictor.model_name if predictor is not None else "",
                 device=device,
                 precision=predictor.precision if predictor is not None else "",
+                backend=predictor.backend if predictor is not None else "",
                 tasks=tuple(predictor.tasks) if predictor is not None else (),
                 frames_by_task=dict(self._frames_by_task),
                 batches_by_size=dict(self._batches_by_size),

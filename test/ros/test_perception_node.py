@@ -275,7 +275,7 @@ def test_a_node_that_nobody_listens_to_rests(client: RosClient, node: Any) -> No
 
 
 def test_diagnostics_report_rates_latency_and_model(
-    client: RosClient, outputs: dict[str, Any], checkpoint: Path
+    client: RosClient, outputs: dict[str, Any], checkpoint: Path, predictor: Predictor
 ) -> None:
     values = client.camera_values(
         "/image", lambda values: float(values["output rate [Hz]"]) > 2 and values["latency p95 [ms]"]
@@ -293,6 +293,7 @@ def test_diagnostics_report_rates_latency_and_model(
     assert node["level"] == "OK"
     assert node["model"] == checkpoint.stem
     assert (node["device"], node["precision"]) == ("cpu", "fp32")
+    assert node["backend"] == predictor.backend
     assert node["tasks"] == "classification, detection, segmentation"
     assert float(node["prediction p50 [ms]"]) > 0
 

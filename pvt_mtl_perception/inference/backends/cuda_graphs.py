@@ -56,7 +56,7 @@ class CudaGraphsBackend:
                 recording = self._recordings[key] = self._record(images, key[1])
             recording.images.copy_(images)
             recording.graph.replay()
-            # All recordings share one memory pool: the next replay overwrites these outputs.
+            # The next replay overwrites the recording's own.
             outputs = {name: tensor.clone() for name, tensor in recording.outputs.items()}
         return network_output(outputs, self._eager.network.spec, images.shape[-2:])
 

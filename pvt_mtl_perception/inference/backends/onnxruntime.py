@@ -108,5 +108,12 @@ class OnnxRuntimeBackend:
             providers: list[Any] = ["CPUExecutionProvider"]
             if self.device.type == "cuda":
                 providers.insert(0, ("CUDAExecutionProvider", {"device_id": self.device.index or 0}))
-            self._sessions[key] = onnxruntime.InferenceSession(graph, options, providers)
+            session = onnxruntime.InferenceSession(graph, options, providers)
+            if self.device.type == "cuda" and "CUDAExecutionProvider" not in session.get_providers():
+                # It would go on on the CPU without a word.
+                raise BackendUnavailableError(
+                    "backend 'onnxruntime': its CUDA provider could not be loaded; it needs the CUDA and cuDNN "
+                    "versions it was built for"
+                )
+            self._sessions[key] = session
         return self._sessions[key]
