@@ -112,8 +112,8 @@ class OnnxRuntimeBackend:
             if self.device.type == "cuda" and "CUDAExecutionProvider" not in session.get_providers():
                 # It would go on on the CPU without a word.
                 raise BackendUnavailableError(
-                    "backend 'onnxruntime': its CUDA provider could not be loaded; it needs the CUDA and cuDNN "
-                    "versions it was built for"
+                    "backend 'onnxruntime': its CUDA provider could not be loaded; it needs the CUDA and "
+                    "cuDNN versions that it was built for"
                 )
             self._sessions[key] = session
         return self._sessions[key]

@@ -90,6 +90,9 @@ class OpenVinoBackend:
                 "INFERENCE_PRECISION_HINT": self._hint,
                 # torch's number follows OMP_NUM_THREADS.
                 "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+                # A thread that is bound to a core waits there for whoever else runs on it, though another
+                # core may be free: beside other processes a frame takes a fifth longer.
+                "ENABLE_CPU_PINNING": False,
             }
             self._programs[key] = self._core.compile_model(layout.build(), "CPU", options)
         return self._programs[key]
