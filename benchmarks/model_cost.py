@@ -1,4 +1,6 @@
-"""Parameters and multiply-adds of PVT v2 and RegNetY with FPN and BiFPN: ``benchmarks/model_cost.py --help``.
+"""Parameters and multiply-adds of PVT v2 and RegNetY by neck: ``benchmarks/model_cost.py --help``.
+
+``fpn`` and ``bifpn`` have dense heads; ``light`` is the shipped checkpoint's FPN and heads, all separable.
 
 Says which RegNetY is nearest to each PVT v2 by parameters and by cost, as a fair HydraNet-style baseline
 needs. The networks lie on torch's meta device: shapes are counted and nothing is computed.
@@ -30,6 +32,7 @@ from pvt_mtl_perception.model.spec import (
 
 PVT = ("pvt_v2_b0", "pvt_v2_b1", "pvt_v2_b2", "pvt_v2_b2_li")
 REGNET = tuple(f"regnety_{size}" for size in ("002", "004", "006", "008", "016", "032", "040", "064"))
+NECKS = ("fpn", "bifpn", "light")
 SIZES = ((224, 224), (384, 640), (736, 1280))
 """Height and width; 736x1280 is a 720p frame, padded to multiples of 32."""
 
@@ -54,10 +57,10 @@ def driving_spec(backbone: str, neck: str) -> ModelSpec:
     groups = {name: f"driving_{name}" for name in ("weather", "scene", "timeofday")}
     return ModelSpec(
         backbone=BackboneSpec(backbone),
-        neck=NeckSpec("fpn" if neck == "fpn" else "bifpn"),
+        neck=NeckSpec("bifpn" if neck == "bifpn" else "fpn", separable=neck == "light"),
         classification=ClassificationSpec(groups),
-        detection=DetectionSpec(),
-        segmentation=SegmentationSpec(),
+        detection=DetectionSpec(separable=neck == "light"),
+        segmentation=SegmentationSpec(separable=neck == "light"),
     )
 
 
@@ -123,7 +126,7 @@ def size(text: str) -> tuple[int, int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--backbones", nargs="+", default=[*PVT, *REGNET], help="timm models")
-    parser.add_argument("--necks", nargs="+", default=["fpn", "bifpn"], choices=["fpn", "bifpn"])
+    parser.add_argument("--necks", nargs="+", default=NECKS, choices=NECKS)
     parser.add_argument("--sizes", nargs="+", type=size, default=SIZES, metavar="WIDTHxHEIGHT")
     args = parser.parse_args()
     # The counter sees the matrix products of attention, whichever kernel would run them.

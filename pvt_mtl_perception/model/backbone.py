@@ -82,22 +82,3 @@ def check_input_size(images: Tensor) -> None:
         raise ValueError(
             f"images have shape {tuple(images.shape)}; needs (B, 3, H, W) with H and W multiples of 32"
         )
-
-
-def group_norm(channels: int) -> nn.GroupNorm:
-    """GroupNorm with 8 channels a group up to 32 groups (Wu 2018: 32 groups are the default)."""
-    return nn.GroupNorm(min(32, channels // 8) or 1, channels)
-
-
-class ConvNormAct(nn.Sequential):
-    """3x3 or 1x1 convolution, GroupNorm, ReLU."""
-
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1) -> None:
-        conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, bias=False)
-        nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-        super().__init__(conv, group_norm(out_channels), nn.ReLU(inplace=True))
-
-
-def upsample_like(x: Tensor, target: Tensor) -> Tensor:
-    """Nearest-neighbour enlargement to the target's height and width."""
-    return torch.nn.functional.interpolate(x, size=target.shape[-2:], mode="nearest")

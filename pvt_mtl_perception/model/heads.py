@@ -14,9 +14,9 @@ from torchvision.models.detection.retinanet import RetinaNetHead
 
 from pvt_mtl_perception.labels import LabelSet
 from pvt_mtl_perception.model.anchors import RETINANET_ANCHORS
-from pvt_mtl_perception.model.backbone import ConvNormAct
+from pvt_mtl_perception.model.layers import ConvNormAct
 from pvt_mtl_perception.model.neck import Pyramid
-from pvt_mtl_perception.model.spec import DetectionSpec
+from pvt_mtl_perception.model.spec import DetectionSpec, SegmentationSpec
 
 DETECTION_LEVELS = (3, 4, 5, 6, 7)
 SEGMENTATION_LEVELS = (2, 3, 4, 5)
@@ -72,14 +72,15 @@ class DetectionHead(nn.Module):
 
         def tower() -> nn.Sequential:
             widths = [in_channels] + [spec.channels] * spec.num_convs
-            return nn.Sequential(*(ConvNormAct(a, b) for a, b in pairwise(widths)))
+            return nn.Sequential(*(ConvNormAct(a, b, separable=spec.separable) for a, b in pairwise(widths)))
 
         self.class_tower = tower()
         self.box_tower = tower()
         width = spec.channels if spec.num_convs else in_channels
+        size = 1 if spec.separable else 3
         # A first score of 0.01 keeps the many negatives from dominating (Lin 2017b, section 4.1).
-        self.class_logits = _output_conv(width, num_classes, 3, bias=-math.log((1 - 0.01) / 0.01))
-        self.box_distances = _output_conv(width, 4 * (spec.reg_max + 1), 3)
+        self.class_logits = _output_conv(width, num_classes, size, bias=-math.log((1 - 0.01) / 0.01))
+        self.box_distances = _output_conv(width, 4 * (spec.reg_max + 1), size)
         self.scales = nn.Parameter(torch.ones(len(spec.strides)))
 
     def forward(self, pyramid: Pyramid) -> DetectionOutput:
@@ -128,15 +129,16 @@ class AnchorDetectionHead(RetinaNetHead):  # type: ignore[misc]
 class SegmentationHead(nn.Module):
     """Semantic FPN (Kirillov 2019): all levels brought to stride 4 by convolution and enlargement, summed."""
 
-    def __init__(self, in_channels: int, channels: int, num_classes: int) -> None:
+    def __init__(self, in_channels: int, num_classes: int, spec: SegmentationSpec) -> None:
         super().__init__()
         self.branches = nn.ModuleDict()
         for level in SEGMENTATION_LEVELS:
             count = max(1, level - 2)
             self.branches[str(level)] = nn.ModuleList(
-                ConvNormAct(in_channels if i == 0 else channels, channels) for i in range(count)
+                ConvNormAct(in_channels if i == 0 else spec.channels, spec.channels, separable=spec.separable)
+                for i in range(count)
             )
-        self.predictor = _output_conv(channels, num_classes, 1)
+        self.predictor = _output_conv(spec.channels, num_classes, 1)
 
     def forward(self, pyramid: Pyramid) -> Tensor:
         """P2..P5 to logits (B, classes, H/4, W/4)."""

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pvt_mtl_perception.model.backbone import group_norm, upsample_like
+from pvt_mtl_perception.model.layers import conv3x3, group_norm, upsample_like
 from pvt_mtl_perception.model.spec import NeckSpec
 
 Pyramid = dict[int, Tensor]
@@ -22,7 +22,9 @@ class FPN(nn.Module):
     which at stride 4 is a third of the neck.
     """
 
-    def __init__(self, in_channels: Sequence[int], channels: int, levels: Collection[int]) -> None:
+    def __init__(
+        self, in_channels: Sequence[int], channels: int, levels: Collection[int], separable: bool
+    ) -> None:
         super().__init__()
         first = min(levels)
         self.lateral = nn.ModuleDict(
@@ -35,7 +37,7 @@ class FPN(nn.Module):
         self.output = nn.ModuleDict(
             {
                 str(level): nn.Sequential(
-                    nn.Conv2d(channels, channels, 3, stride=2 if level > 5 else 1, padding=1, bias=False),
+                    *conv3x3(channels, channels, separable=separable, stride=2 if level > 5 else 1),
                     group_norm(channels),
                 )
                 for level in sorted(levels)
@@ -66,10 +68,7 @@ class SeparableConv(nn.Sequential):
 
     def __init__(self, channels: int) -> None:
         super().__init__(
-            nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False),
-            nn.Conv2d(channels, channels, 1, bias=False),
-            group_norm(channels),
-            nn.SiLU(inplace=True),
+            *conv3x3(channels, channels, separable=True), group_norm(channels), nn.SiLU(inplace=True)
         )
 
 
@@ -155,4 +154,4 @@ def build_neck(spec: NeckSpec, in_channels: Sequence[int], levels: Collection[in
     """The neck of a spec for the levels that the network's heads use."""
     if spec.type == "bifpn":
         return BiFPN(in_channels, spec.channels, levels, spec.repeats)
-    return FPN(in_channels, spec.channels, levels)
+    return FPN(in_channels, spec.channels, levels, spec.separable)

@@ -89,7 +89,7 @@ class MultiTaskNetwork(nn.Module):
             levels |= set(SEGMENTATION_LEVELS)
             with _own_randomness("segmentation", seed):
                 self.heads["segmentation"] = SegmentationHead(
-                    spec.neck.channels, spec.segmentation.channels, len(self.labels.segmentation)
+                    spec.neck.channels, len(self.labels.segmentation), spec.segmentation
                 )
         if levels:
             with _own_randomness("neck", seed):

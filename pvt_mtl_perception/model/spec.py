@@ -42,11 +42,13 @@ class NeckSpec:
         type: ``fpn`` (Lin 2017) or ``bifpn`` (Tan 2020).
         channels: width of every pyramid level.
         repeats: number of BiFPN layers; FPN ignores it.
+        separable: ``fpn``: its 3x3 convolutions are depthwise separable, as BiFPN's always are.
     """
 
     type: Literal["fpn", "bifpn"] = "fpn"
     channels: int = 64
     repeats: int = 3
+    separable: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ class DetectionSpec:
         channels: ``gfl``: width of the two towers.
         num_convs: ``gfl``: 3x3 convolutions in each tower.
         reg_max: ``gfl``: the distance distribution has ``reg_max + 1`` bins, 0..reg_max strides.
+        separable: ``gfl``: the towers' convolutions are depthwise separable and the outputs 1x1.
         anchor_scale: ``gfl``: side of the square anchor that ATSS assigns with, in strides.
         strides: of P3 to P7 in input pixels.
     """
@@ -82,6 +85,7 @@ class DetectionSpec:
     label_set: str = "driving_detection"
     channels: int = 64
     num_convs: int = 2
+    separable: bool = False
     reg_max: int = 16
     anchor_scale: float = 8.0
     strides: tuple[int, ...] = (8, 16, 32, 64, 128)
@@ -94,10 +98,12 @@ class SegmentationSpec:
     Attributes:
         label_set: name or path.
         channels: width of the head.
+        separable: its 3x3 convolutions are depthwise separable.
     """
 
     label_set: str = "driving_segmentation"
     channels: int = 64
+    separable: bool = False
 
 
 @dataclass(frozen=True)

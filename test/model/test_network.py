@@ -28,20 +28,28 @@ from pvt_mtl_perception.model.spec import (
 
 
 def make_spec(tasks=TASKS, backbone: str = "pvt_v2_b0", neck: str = "fpn") -> ModelSpec:
+    """``neck`` is fpn, bifpn, or light: FPN and heads of separable convolutions."""
+    light = neck == "light"
     return ModelSpec(
         backbone=BackboneSpec(backbone),
-        neck=NeckSpec(neck, channels=32, repeats=2),
+        neck=NeckSpec("bifpn" if neck == "bifpn" else "fpn", channels=32, repeats=2, separable=light),
         classification=ClassificationSpec({"weather": "driving_weather", "scene": "driving_scene"})
         if "classification" in tasks
         else None,
-        detection=DetectionSpec(channels=32, num_convs=1) if "detection" in tasks else None,
-        segmentation=SegmentationSpec(channels=32) if "segmentation" in tasks else None,
+        detection=DetectionSpec(channels=32, num_convs=1, separable=light) if "detection" in tasks else None,
+        segmentation=SegmentationSpec(channels=32, separable=light) if "segmentation" in tasks else None,
     )
 
 
 @pytest.mark.parametrize(
     ("backbone", "neck"),
-    [("pvt_v2_b0", "fpn"), ("pvt_v2_b0", "bifpn"), ("pvt_v2_b2_li", "fpn"), ("regnety_004", "bifpn")],
+    [
+        ("pvt_v2_b0", "fpn"),
+        ("pvt_v2_b0", "bifpn"),
+        ("pvt_v2_b0", "light"),
+        ("pvt_v2_b2_li", "fpn"),
+        ("regnety_004", "bifpn"),
+    ],
 )
 def test_outputs_have_the_sizes_of_their_strides(backbone: str, neck: str) -> None:
     network = MultiTaskNetwork(make_spec(backbone=backbone, neck=neck)).eval()
@@ -57,7 +65,7 @@ def test_outputs_have_the_sizes_of_their_strides(backbone: str, neck: str) -> No
     assert [tuple(x.shape) for x in output.detection.distances] == [(2, 4 * 17, *s) for s in sizes]
 
 
-@pytest.mark.parametrize("neck", ["fpn", "bifpn"])
+@pytest.mark.parametrize("neck", ["fpn", "bifpn", "light"])
 def test_a_task_subset_gives_what_all_tasks_give(neck: str) -> None:
     network = MultiTaskNetwork(make_spec(neck=neck)).eval()
     images = torch.randn(1, 3, 64, 96)
@@ -100,7 +108,7 @@ def test_parts_of_other_tasks_do_not_run(tasks: list[str], idle: list[str]) -> N
 
 
 def test_every_parameter_of_a_network_gets_a_gradient() -> None:
-    for neck in ("fpn", "bifpn"):
+    for neck in ("fpn", "bifpn", "light"):
         network = MultiTaskNetwork(make_spec(neck=neck))
         output = network(torch.randn(2, 3, 64, 64))
         sum(t.square().mean() for t in _tensors(output)).backward()
@@ -121,6 +129,18 @@ def test_retinanet_head_answers_for_nine_anchors_a_cell(backbone: str, neck: str
     torch.testing.assert_close(output.detection.logits.sigmoid().mean().item(), 0.01, atol=2e-3, rtol=0)
     (output.detection.logits.square().mean() + output.detection.deltas.square().mean()).backward()
     assert all(p.grad is not None for p in network.heads["detection"].parameters())
+
+
+def test_separable_convolutions_mix_neither_channels_nor_places_at_once() -> None:
+    network = MultiTaskNetwork(make_spec(neck="light"))
+    assert network.neck is not None
+    for part in (network.neck, network.heads):
+        for conv in (m for m in part.modules() if isinstance(m, nn.Conv2d)):
+            assert conv.kernel_size == (1, 1) or conv.groups == conv.in_channels == conv.out_channels
+    dense, light = (count_parameters(MultiTaskNetwork(make_spec(neck=n))) for n in ("fpn", "light"))
+    assert light["backbone"] == dense["backbone"]
+    for part in ("neck", "heads.detection", "heads.segmentation"):
+        assert light[part] < dense[part] / 2, part
 
 
 def test_retinanet_anchors_are_those_of_the_paper() -> None:
@@ -148,7 +168,7 @@ def test_single_task_networks_have_no_parts_of_other_tasks() -> None:
 
 
 def test_neck_and_heads_hold_no_batch_norm() -> None:
-    for neck in ("fpn", "bifpn"):
+    for neck in ("fpn", "bifpn", "light"):
         network = MultiTaskNetwork(make_spec(neck=neck))
         assert not [n for n, m in network.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
 
