@@ -19,6 +19,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from pvt_mtl_perception.inference.backends.eager import EagerBackend
 from pvt_mtl_perception.inference.backends.graph import INPUT, serialized_graph
+from pvt_mtl_perception.inference.backends.openvino import program_options
 from pvt_mtl_perception.model.checkpoint import build_network, load_checkpoint
 from pvt_mtl_perception.paths import shipped_checkpoint
 
@@ -31,8 +32,7 @@ def openvino_times(graph: bytes, images: torch.Tensor, calls: int) -> dict[tuple
     core = openvino.Core()
     model = core.read_model(graph)
     model.reshape(list(images.shape))
-    threads = torch.get_num_threads()
-    options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads, "PERF_COUNT": True}
+    options = {**program_options("fp32"), "PERF_COUNT": True}
     request = core.compile_model(model, "CPU", options).create_infer_request()
     best: dict[str, float] = {}
     kinds: dict[str, tuple[str, str]] = {}

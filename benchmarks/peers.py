@@ -25,8 +25,9 @@ from tqdm import tqdm
 
 from pvt_mtl_perception.data.synthetic import render_frame
 from pvt_mtl_perception.inference.backends.backend import DTYPES, BackendUnavailableError, require
+from pvt_mtl_perception.inference.backends.openvino import program_options
 from pvt_mtl_perception.inference.predictor import Predictor
-from pvt_mtl_perception.inference.process import prepare_process
+from pvt_mtl_perception.inference.process import prepare_script
 from pvt_mtl_perception.paths import shipped_checkpoint
 
 Floats = npt.NDArray[np.float32]
@@ -105,16 +106,12 @@ def openvino(model: onnx.ModelProto, precision: str, device: torch.device) -> Ca
     require("openvino")
     import openvino as ov
 
-    hint = {"fp32": "f32", "bf16": "bf16"}[precision]
     core = ov.Core()
     if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         raise BackendUnavailableError("this CPU does not compute in bf16")
-    options = {
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": hint,
-        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-    }
-    program = core.compile_model(core.read_model(model.SerializeToString()), "CPU", options)
+    program = core.compile_model(
+        core.read_model(model.SerializeToString()), "CPU", program_options(precision)
+    )
     return lambda images: program([images])
 
 
@@ -216,7 +213,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    prepare_process()
+    prepare_script()
     try:
         main()
     except KeyboardInterrupt:

@@ -7,7 +7,7 @@ import os
 import platform
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 from tqdm import tqdm
 
 from pvt_mtl_perception.data.synthetic import render_frame
+from pvt_mtl_perception.inference.agreement import Agreement, compare
 from pvt_mtl_perception.inference.predictor import Predictor
 
 Image = npt.NDArray[np.uint8]
@@ -169,7 +170,10 @@ def bench(
 
     Returns:
         ``model``, ``device``, ``threads``, ``torch``, ``machine``, ``load`` (load averages at the end, by
-        which others' work shows), ``rows`` (see ``Row``) and ``left_out`` (by engine the reason).
+        which others' work shows), ``rows`` (see ``Row``), ``agreement`` (of every engine with eager fp32, see
+        ``Agreement``), ``together`` (with ``each_task``: the time of all tasks at once divided by the sum of
+        them one by one; one task asked of a network for all costs what a single-task network does) and
+        ``left_out`` (by engine the reason).
 
     Raises:
         FileNotFoundError, ValueError, RuntimeError: when eager fp32 cannot be used, from ``Predictor``.
@@ -177,6 +181,7 @@ def bench(
     reference = Engine(*REFERENCE)
     rows: list[Row] = []
     left_out: dict[str, str] = {}
+    agreements: list[dict[str, Any]] = []
     frames = [render_frame(seed, source[1], source[0], "test").image for seed in range(min(4, max(batches)))]
     for size in inputs:
         predictors = {reference: Predictor(checkpoint, device, reference.precision, input_size=size)}
@@ -189,6 +194,10 @@ def bench(
                 )
             except (RuntimeError, ValueError) as error:
                 left_out[f"{engine.backend}:{engine.precision}"] = str(error)
+        for engine, predictor in predictors.items():
+            if engine != reference:
+                agreement = compare(predictors[reference], predictor.forward, frames)
+                agreements.append(_agreement_row(engine, predictor, agreement))
         tasks = predictors[reference].tasks
         subsets = [tasks, *([(task,) for task in tasks] if each_task and len(tasks) > 1 else [])]
         cases = [(subset, batch) for subset in subsets for batch in batches]
@@ -204,8 +213,40 @@ def bench(
         "machine": platform.machine(),
         "load": list(os.getloadavg()),
         "rows": [asdict(row) for row in rows],
+        "agreement": agreements,
+        "together": _together(rows) if each_task else [],
         "left_out": left_out,
     }
+
+
+def _agreement_row(engine: Engine, predictor: Predictor, agreement: Agreement) -> dict[str, Any]:
+    size = predictor.preprocessing
+    return {
+        "backend": engine.backend,
+        "precision": engine.precision,
+        "input": f"{size.width}x{size.height}",
+        **asdict(agreement),
+    }
+
+
+def _together(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """What all tasks at once take of the sum of them one by one."""
+    cases: dict[tuple[str, str, str, int], list[Row]] = {}
+    for row in rows:
+        cases.setdefault((row.backend, row.precision, row.input, row.batch), []).append(row)
+    parts = []
+    for (backend, precision, size, batch), case in cases.items():
+        whole = [row for row in case if "+" in row.tasks]
+        alone = [row for row in case if "+" not in row.tasks]
+        if whole and alone:
+            shares = {
+                key: getattr(whole[0], key) / sum(getattr(row, key) for row in alone)
+                for key in ("network", "predict")
+            }
+            parts.append(
+                {"backend": backend, "precision": precision, "input": size, "batch": batch, **shares}
+            )
+    return parts
 
 
 def markdown(report: dict[str, Any]) -> str:
@@ -233,8 +274,20 @@ def markdown(report: dict[str, Any]) -> str:
         ]
         cells += [ms["preprocess"], ms["network"], ratios[0], ms["decode"]]
         lines.append(_line([*cells, ms["predict"], ms["p95"], ratios[1], ms["frames_per_s"]]))
+    for part in report["together"]:
+        lines.append(
+            f"\n{_engine_name(part)}, batch {part['batch']}: all tasks at once take {part['predict']:.2f} of "
+            f"the time that they take one by one (the network alone {part['network']:.2f})"
+        )
+    for part in report["agreement"]:
+        agreement = Agreement(**{field.name: part[field.name] for field in fields(Agreement)})
+        lines.append(f"\n{_engine_name(part)}, against eager fp32: {agreement.describe()}")
     lines += [f"\n{engine} was left out: {reason}" for engine, reason in report["left_out"].items()]
     return "\n".join(lines)
+
+
+def _engine_name(part: dict[str, Any]) -> str:
+    return f"{part['backend']} {part['precision']}, {part['input']}"
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -36,6 +36,17 @@ def prepare_process() -> None:
         mallopt(_M_MMAP_THRESHOLD, _FROM_HEAP)
 
 
+def prepare_script() -> None:
+    """As ``prepare_process``, for a script that has imported torch already: OpenMP has read its policy then.
+
+    The script is started again where the policy was not set.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+        os.execv(sys.executable, [sys.executable, *sys.argv])
+    prepare_process()
+
+
 def end_with_parent(parent: int) -> None:
     """Has Linux send this process a SIGTERM when its parent ends in whatever way.
 

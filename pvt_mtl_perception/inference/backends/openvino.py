@@ -21,6 +21,23 @@ from pvt_mtl_perception.model.network import MultiTaskNetwork, NetworkOutput
 PRECISION_HINTS = {"fp32": "f32", "bf16": "bf16"}
 
 
+def program_options(precision: str) -> dict[str, Any]:
+    """What OpenVINO's CPU device is asked for.
+
+    Args:
+        precision: a key of ``PRECISION_HINTS``.
+    """
+    return {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": PRECISION_HINTS[precision],
+        # torch's number follows OMP_NUM_THREADS.
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        # A thread that is bound to a core waits there for whoever else runs on it, though another core may
+        # be free: beside other processes a frame takes a fifth longer.
+        "ENABLE_CPU_PINNING": False,
+    }
+
+
 class OpenVinoBackend:
     """Compiles the exported graph for one image and each set of tasks, and runs a batch image by image.
 
@@ -51,7 +68,7 @@ class OpenVinoBackend:
         self._core = openvino.Core()
         if precision == "bf16" and "BF16" not in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             raise ValueError("precision 'bf16' with backend 'openvino': this CPU does not compute in bf16")
-        self._hint = PRECISION_HINTS[precision]
+        self._precision = precision
         self._network = network
         self._graph = graph
         self._programs: dict[tuple[tuple[int, ...], tuple[str, ...]], Any] = {}
@@ -85,14 +102,6 @@ class OpenVinoBackend:
             layout = PrePostProcessor(model)
             layout.input().tensor().set_layout(openvino.Layout("NHWC"))
             layout.input().model().set_layout(openvino.Layout("NCHW"))
-            options = {
-                "PERFORMANCE_HINT": "LATENCY",
-                "INFERENCE_PRECISION_HINT": self._hint,
-                # torch's number follows OMP_NUM_THREADS.
-                "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-                # A thread that is bound to a core waits there for whoever else runs on it, though another
-                # core may be free: beside other processes a frame takes a fifth longer.
-                "ENABLE_CPU_PINNING": False,
-            }
+            options = program_options(self._precision)
             self._programs[key] = self._core.compile_model(layout.build(), "CPU", options)
         return self._programs[key]
