@@ -28,6 +28,7 @@ from pvt_mtl_perception.bags.results import (
 )
 from pvt_mtl_perception.inference.batches import batched, deferred_interrupt, prefetched
 from pvt_mtl_perception.inference.predictor import Predictor
+from pvt_mtl_perception.result import Result
 
 _log = logging.getLogger(__name__)
 
@@ -279,16 +280,16 @@ class _Job:
         images = self.reader.images(topics, skip=part.images)
         decoded = prefetched(map(_decode, images), depth=2 * batch_size)
         with deferred_interrupt() as stopping, closing(decoded):
-            batches = batched(decoded, batch_size)
+            batches = self.predictor.predict_stream(batched(decoded, batch_size), _pixels)
             batch = next(batches, None)
             while batch is not None and not stopping():
                 read = failed = 0
                 folder = part.next_segment
                 with BagWriter(folder, self.storage) as writer:
                     while batch is not None and read < segment and not stopping():
-                        failed += self._write(writer, batch, announced, part.failed + failed)
-                        read += len(batch)
-                        bar.update(len(batch))
+                        failed += self._write(writer, *batch, announced, part.failed + failed)
+                        read += len(batch[0])
+                        bar.update(len(batch[0]))
                         batch = next(batches, None)
                     writer.set_note(_READ, str(read))
                     writer.set_note(_FAILED, str(failed))
@@ -297,14 +298,18 @@ class _Job:
                 raise KeyboardInterrupt
 
     def _write(
-        self, writer: BagWriter, batch: Sequence[Decoded], announced: set[str], failed_before: int
+        self,
+        writer: BagWriter,
+        batch: Sequence[Decoded],
+        results: Sequence[Result],
+        announced: set[str],
+        failed_before: int,
     ) -> int:
-        """Predicts and writes a batch; how many of its images could not be decoded."""
+        """Writes a batch; how many of its images could not be decoded."""
         good = [(image, pixels) for image, pixels in batch if isinstance(pixels, np.ndarray)]
         failures = [error for _, error in batch if isinstance(error, ValueError)]
         for error in failures[: max(0, _LOGGED_FAILURES - failed_before)]:
             _log.warning("left out: %s", error)
-        results = self.predictor.predict([pixels for _, pixels in good])
         labels = self.predictor.labels
         for (image, _), result in zip(good, results, strict=True):
             place = self.places[image.topic]
@@ -316,6 +321,10 @@ class _Job:
                 announced.add(place.label_info)
             write_result(writer, place, labels, result, image.timestamp, header)
         return len(failures)
+
+
+def _pixels(batch: Sequence[Decoded]) -> list[npt.NDArray[np.uint8]]:
+    return [pixels for _, pixels in batch if isinstance(pixels, np.ndarray)]
 
 
 def _decode(image: BagImage) -> Decoded:

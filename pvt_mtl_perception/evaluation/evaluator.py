@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch.distributed as dist
 from tqdm import tqdm
 
@@ -119,10 +121,14 @@ def predict_samples(
     settings = predictor.score_threshold, predictor.max_detections
     predictor.score_threshold, predictor.max_detections = SCORE_THRESHOLD, MAX_DETECTIONS
     try:
-        for batch in batched(samples, batch_size):
-            yield from zip(batch, predictor.predict([sample.image for sample in batch]), strict=True)
+        for batch, results in predictor.predict_stream(batched(samples, batch_size), _images):
+            yield from zip(batch, results, strict=True)
     finally:
         predictor.score_threshold, predictor.max_detections = settings
+
+
+def _images(samples: Sequence[Sample]) -> list[npt.NDArray[np.uint8]]:
+    return [sample.image for sample in samples]
 
 
 def measure(
@@ -158,9 +164,8 @@ def measure(
     first, last = (len(dataset) * bound // world_size for bound in (rank, rank + 1))
     try:
         with tqdm(total=last - first, unit="image", desc="evaluate", disable=not progress) as bar:
-            for start in range(first, last, batch_size):
-                samples = [dataset[i] for i in range(start, min(start + batch_size, last))]
-                results = predictor.predict([sample.image for sample in samples])
+            batches = batched((dataset[i] for i in range(first, last)), batch_size)
+            for samples, results in predictor.predict_stream(batches, _images):
                 for result, sample in zip(results, samples, strict=True):
                     metrics.names.append(sample.name)
                     for metric in metrics.by_task.values():

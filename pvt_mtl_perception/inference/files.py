@@ -231,10 +231,12 @@ def _predict_images(
         closing(read),
         tqdm(total=len(images), unit="image", disable=not progress or not images, dynamic_ncols=True) as bar,
     ):
-        for batch in batched(read, batch_size):
+        batches = batched(read, batch_size)
+        for batch, results in predictor.predict_stream(
+            batches, lambda batch: [pixels for _, pixels in batch if pixels is not None]
+        ):
             good = [(item, pixels) for item, pixels in batch if pixels is not None]
             failed += len(batch) - len(good)
-            results = predictor.predict([pixels for _, pixels in good])
             for (item, pixels), result in zip(good, results, strict=True):
                 if pictures:
                     _write_pictures(output / item.name.with_suffix(""), pixels, result, predictor.labels)
@@ -290,8 +292,9 @@ def _predict_frames(
             )
         )
         frames = stack.enter_context(closing(prefetched(reader, depth=2 * batch_size)))
-        for batch in batched(frames, batch_size):
-            results = predictor.predict([image for _, image in batch])
+        for batch, results in predictor.predict_stream(
+            batched(frames, batch_size), lambda batch: [image for _, image in batch]
+        ):
             for (time, image), result in zip(batch, results, strict=True):
                 if writer is not None:
                     writer.write(draw_overlay(image, result, predictor.labels), time)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,7 @@ from pvt_mtl_perception.model.network import NetworkOutput
 from pvt_mtl_perception.result import Result
 
 Image = npt.NDArray[np.uint8]
+Item = TypeVar("Item")
 
 
 class Predictor:
@@ -142,13 +143,69 @@ class Predictor:
             ValueError: for an unknown task, naming the known ones, or for an image of another shape or dtype,
                 naming its position.
         """
-        wanted = self._check_tasks(tasks)
-        check_images(images)
-        if len(images) == 0:
+        output, geometries = self._start(images, self._check_tasks(tasks))
+        if output is None:
             return []
         with torch.inference_mode():
+            return self.decode(output, geometries, confidence)
+
+    def predict_stream(
+        self,
+        items: Iterable[Item],
+        images: Callable[[Item], Sequence[Image]],
+        tasks: Collection[str] | None = None,
+        confidence: bool = False,
+    ) -> Iterator[tuple[Item, list[Result]]]:
+        """As ``predict`` on batch after batch, always one batch ahead.
+
+        A GPU works on the next batch, and its images are uploaded, while the caller uses a batch's results.
+
+        Args:
+            items: batches in whatever form; each is read while the one before is predicted.
+            images: gives the images of an item.
+            tasks, confidence: as in ``predict``.
+
+        Yields:
+            Each item with its results. What goes wrong with an item is raised after the results of those
+            before it.
+
+        Raises:
+            ValueError: as ``predict``.
+        """
+        wanted = self._check_tasks(tasks)
+        iterator = iter(items)
+        ahead: tuple[Item, NetworkOutput | None, list[LetterboxGeometry]] | None = None
+        while True:
+            error: Exception | None = None
+            following = None
+            try:
+                item = next(iterator)
+                following = (item, *self._start(images(item), wanted))
+            except StopIteration:
+                pass
+            except Exception as caught:  # of the caller's iterable too: the results before it come first
+                error = caught
+            if ahead is not None:
+                item, output, geometries = ahead
+                with torch.inference_mode():
+                    results = self.decode(output, geometries, confidence) if output is not None else []
+                yield item, results
+            if error is not None:
+                raise error
+            if following is None:
+                return
+            ahead = following
+
+    def _start(
+        self, images: Sequence[Image], tasks: Collection[str]
+    ) -> tuple[NetworkOutput | None, list[LetterboxGeometry]]:
+        """Hands a batch to the device; no output for no image."""
+        check_images(images)
+        if len(images) == 0:
+            return None, []
+        with torch.inference_mode():
             batch, geometries = self.preprocess(images)
-            return self.decode(self.forward(batch, wanted), geometries, confidence)
+            return self.forward(batch, tasks), geometries
 
     def preprocess(self, images: Sequence[Image]) -> tuple[Tensor, list[LetterboxGeometry]]:
         """The first step of ``predict``: images to a normalised batch on the device."""

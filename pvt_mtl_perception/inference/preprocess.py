@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -120,9 +121,7 @@ def preprocess(
     geometries = [letterbox_geometry((image.shape[0], image.shape[1]), (height, width)) for image in images]
     # Rows of interleaved channels: operations whose innermost dimension is 3 run a third as fast on a CPU.
     batch = torch.zeros((len(images), height, width * 3), device=device)
-    std = torch.tensor(preprocessing.std, device=device)
-    scale = (1 / (255 * std)).repeat(width)
-    bias = (-torch.tensor(preprocessing.mean, device=device) / std).repeat(width)
+    scale, bias = _normalisation(tuple(preprocessing.mean), tuple(preprocessing.std), width, device)
     for members in _groups(images, device):
         geometry = geometries[members[0]]
         rows, columns = geometry.resized_height, geometry.resized_width * 3
@@ -132,6 +131,36 @@ def preprocess(
                 bias[:columns], resized[position], scale[:columns], out=batch[member, :rows, :columns]
             )
     return batch.view(len(images), height, width, 3).permute(0, 3, 1, 2), geometries
+
+
+@lru_cache(maxsize=16)
+def _normalisation(
+    mean: tuple[float, ...], std: tuple[float, ...], width: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Factor and summand of a row of ``width`` pixels; kept, since making them waits for a GPU's work."""
+    with torch.inference_mode(False):
+        deviation = torch.tensor(std, device=device)
+        scale = (1 / (255 * deviation)).repeat(width)
+        return scale, (-torch.tensor(mean, device=device) / deviation).repeat(width)
+
+
+@lru_cache(maxsize=16)
+def _copy_stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
+def _upload(images: Sequence[npt.NDArray[np.uint8]], device: torch.device) -> list[Tensor]:
+    """Images on the device; to a GPU from pinned memory on a stream of its own, beside the work of others."""
+    tensors = [torch.from_numpy(image) for image in images]
+    if device.type != "cuda":
+        return [tensor.to(device) for tensor in tensors]
+    stream, current = _copy_stream(device), torch.cuda.current_stream(device)
+    with torch.cuda.stream(stream):
+        uploaded = [tensor.pin_memory().to(device, non_blocking=True) for tensor in tensors]
+    current.wait_stream(stream)
+    for tensor in uploaded:
+        tensor.record_stream(current)
+    return uploaded
 
 
 def _groups(images: Sequence[npt.NDArray[np.uint8]], device: torch.device) -> list[list[int]]:
@@ -162,7 +191,7 @@ def _resize(
     # torch takes no negative strides. Unflip the view, which costs nothing, and flip the small result:
     # copying a 1080p BGR view instead takes 10 ms.
     axes = _flipped_axes(images[0])
-    tensors = [torch.from_numpy(np.flip(image, axes)).to(device, non_blocking=True) for image in images]
+    tensors = _upload([np.flip(image, axes) for image in images], device)
     # Indexing before permute keeps the strides that make torch see channels-last memory.
     stack = (torch.stack(tensors) if len(tensors) > 1 else tensors[0][None]).permute(0, 3, 1, 2)
     size = (geometry.resized_height, geometry.resized_width)

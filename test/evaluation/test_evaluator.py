@@ -56,6 +56,9 @@ class Oracle:
         assert not self.checked or (self.score_threshold, self.max_detections) == (SCORE_THRESHOLD, 100)
         return [self._answer(image, *next(self._answers)) for image in images]
 
+    def predict_stream(self, items, images):
+        return ((item, self.predict(images(item))) for item in items)
+
     def _answer(self, image: np.ndarray, sample: Sample, number: int) -> Result:
         np.testing.assert_array_equal(image, sample.image)
         classes = dict(sample.classes or {})

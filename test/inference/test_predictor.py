@@ -155,6 +155,46 @@ def test_an_empty_list_gives_an_empty_list(predictor: Predictor) -> None:
     assert predictor.predict([]) == []
 
 
+def test_a_stream_gives_each_batch_with_what_a_call_gives(
+    predictor: Predictor, images: list[np.ndarray]
+) -> None:
+    batches = [images[:2], [], images[2:3], images[3:]]
+    streamed = list(predictor.predict_stream(enumerate(batches), lambda item: item[1]))
+    assert [number for (number, _), _ in streamed] == [0, 1, 2, 3]
+    for batch, (_, results) in zip(batches, streamed, strict=True):
+        assert len(results) == len(batch)
+        for result, expected in zip(results, predictor.predict(batch), strict=True):
+            assert_close(result, expected, atol=0)
+    assert list(predictor.predict_stream([], list)) == []
+    ((_, [result]),) = predictor.predict_stream([images[:1]], list, ["segmentation"], confidence=True)
+    assert result.detections is None and result.segmentation.confidence is not None
+
+
+def test_a_stream_is_one_batch_ahead_and_fails_after_the_results_before(
+    predictor: Predictor, images: list[np.ndarray]
+) -> None:
+    read: list[int] = []
+
+    def batches():
+        for number in range(3):
+            read.append(number)
+            yield images[number : number + 1]
+        raise ValueError("the disk is gone")
+
+    stream = predictor.predict_stream(batches(), list, ["classification"])
+    assert read == []
+    next(stream)
+    assert read == [0, 1]
+    next(stream)
+    next(stream)
+    with pytest.raises(ValueError, match="the disk is gone"):
+        next(stream)
+    bad = predictor.predict_stream([images[:1], [images[0][..., 0]]], list)
+    assert len(next(bad)[1]) == 1
+    with pytest.raises(ValueError, match=r"images\[0\] has shape"):
+        next(bad)
+
+
 def test_images_are_left_as_they_are(predictor: Predictor) -> None:
     image = street(96, 160)
     before = image.copy()
