@@ -84,7 +84,7 @@ def start_converter(context: LaunchContext) -> list[LaunchDescriptionEntity]:
                 }
             ],
             remappings=rois_remappings(arguments["rois_topic"], arguments["cameras"]),
-            ros_arguments=["--log-level", f"autoware_converter:={arguments['log_level']}"],
+            ros_arguments=["--log-level", arguments["log_level"]],
             output="screen",
             emulate_tty=True,
             respawn=arguments["use_respawn"] == "true",

@@ -47,10 +47,7 @@ def start_manager(context: LaunchContext) -> list[LaunchDescriptionEntity]:
                     "bond_timeout": 0.0,
                 }
             ],
-            ros_arguments=[
-                "--log-level",
-                f"lifecycle_manager_perception:={arguments.get('log_level', 'info')}",
-            ],
+            ros_arguments=["--log-level", arguments.get("log_level", "info")],
             output="screen",
         ),
     ]

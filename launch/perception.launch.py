@@ -97,10 +97,15 @@ def remappings(image_topic: str, cameras: str) -> list[tuple[str, str]]:
     """Where each camera's images come from.
 
     Raises:
-        ValueError: when several cameras would share one topic.
+        ValueError: when several cameras would share one topic, or a name's place has no name.
     """
     if not image_topic:
         return []
+    if "{camera}" in image_topic and not cameras.strip():
+        raise ValueError(
+            f"image_topic is {image_topic!r}, which needs the cameras' names; give the argument cameras, "
+            "like cameras:=front,left (those of a parameter file are not known here)"
+        )
     names = [camera.strip() for camera in cameras.split(",")]
     if len(names) > 1 and "{camera}" not in image_topic:
         raise ValueError(
@@ -136,7 +141,7 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
             overrides(arguments),
         ],
         remappings=remappings(arguments["image_topic"], arguments["cameras"]),
-        ros_arguments=["--log-level", f"perception_node:={arguments['log_level']}"],
+        ros_arguments=["--log-level", arguments["log_level"]],
         output="screen",
         emulate_tty=True,
         respawn=arguments["use_respawn"] == "true",

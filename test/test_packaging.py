@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
@@ -132,3 +133,20 @@ def test_manifest_and_package_agree():
     assert manifest.findtext("version") == __version__
     assert manifest.findtext("license") == "Apache-2.0"
     assert manifest.findtext("export/build_type") == "ament_python"
+
+
+def test_pickles_are_loaded_in_one_place_and_as_weights_only():
+    calls = {}
+    for path in sorted((REPOSITORY / PACKAGE).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in (
+                "torch.load",
+                "pickle.load",
+                "pickle.loads",
+            ):
+                calls[path.relative_to(REPOSITORY).as_posix()] = {
+                    k.arg: ast.unparse(k.value) for k in node.keywords
+                }
+
+    assert set(calls) == {f"{PACKAGE}/model/pretrained.py"}
+    assert calls[f"{PACKAGE}/model/pretrained.py"]["weights_only"] == "True"

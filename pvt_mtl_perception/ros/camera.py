@@ -111,6 +111,8 @@ class Camera:
         newest: the frame that waits, or None.
         look: lets one image in though nobody wants it, so that a silent topic is noticed.
         last_image: monotonic seconds of the latest taken image, or of activation.
+        last_open: monotonic seconds at which an image would last have been taken.
+        suspected: whether the last report found it without images for too long.
         silent: whether the warning about missing images stands.
         complaint: why an incompatible publisher is not heard, or empty.
     """
@@ -121,7 +123,8 @@ class Camera:
         self.subscription: Subscription | None = None
         self.newest: Frame | None = None
         self.look = False
-        self.last_image = time.monotonic()
+        self.last_image = self.last_open = time.monotonic()
+        self.suspected = False
         self.silent = False
         self.complaint = ""
         self._was_wanted = False
@@ -180,6 +183,15 @@ class Camera:
         self.newest = frame
         self.look = False
         self.last_image = time.monotonic()
+        self.suspected = False
+
+    def on_subscribed(self) -> None:
+        """Images that came while nobody was subscribed are nobody's."""
+        self.statistics.on_subscribed()
+        self.last_image = self.last_open = time.monotonic()
+        self.suspected = False
+        self.silent = False
+        self.complaint = ""
 
     def drop(self) -> None:
         """The frame that waits is too old to go with the other cameras' frames."""

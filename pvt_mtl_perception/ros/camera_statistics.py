@@ -91,6 +91,11 @@ class CameraStatistics:
         self._stamp_age = Percentiles()
         self._history: deque[tuple[float, int, int]] = deque()
 
+    def on_subscribed(self) -> None:
+        """A subscription begins: what was published before is not skipped."""
+        with self._lock:
+            self._last_sequence = None
+
     def on_taken(self, sequence: int | None, wanted: bool) -> None:
         """An image was taken from the middleware.
 

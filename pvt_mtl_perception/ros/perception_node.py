@@ -216,15 +216,16 @@ class PerceptionNode(LifecycleNode):
         compressed = self._settings.image_transport == "compressed"
 
         def is_open() -> bool:
-            return not self._busy and (camera.look or bool(camera.wanted()))
+            if self._busy or not (camera.look or camera.wanted()):
+                return False
+            camera.last_open = time.monotonic()
+            return True
 
         def on_image(message: Image | CompressedImage, info: dict[str, Any]) -> None:
             self._on_image(camera, message, info)
 
         profile = qos.image_input()
-        camera.last_image = time.monotonic()
-        camera.silent = False
-        camera.complaint = ""
+        camera.on_subscribed()
         camera.subscription = self.create_subscription(
             CompressedImage if compressed else Image,
             camera.topic("image/compressed" if compressed else "image"),
@@ -416,11 +417,16 @@ class PerceptionNode(LifecycleNode):
             return
         tasks = frozenset().union(*(frame.camera.tasks_for(wanted) for frame, wanted, _ in jobs))
         started = time.monotonic()
-        results = predictor.predict(
-            [image for _, _, image in jobs],
-            tasks,
-            confidence=any(CONFIDENCE in wanted for _, wanted, _ in jobs),
-        )
+        try:
+            results = predictor.predict(
+                [image for _, _, image in jobs],
+                tasks,
+                confidence=any(CONFIDENCE in wanted for _, wanted, _ in jobs),
+            )
+        except Exception as error:
+            for frame, _, _ in jobs:
+                self._fail(frame, error)
+            return
         ended = time.monotonic()
         with self._statistics_lock:
             self._frames_by_task.update(dict.fromkeys(tasks, len(jobs)))
@@ -493,8 +499,11 @@ class PerceptionNode(LifecycleNode):
     def _notice_silence(self, camera: Camera, now: float) -> str:
         """The warning about missing images that stands, or an empty string."""
         period = self._settings.no_image_warning_period
-        # While the worker is busy nothing is taken, which says nothing about the camera.
-        if not camera.silent and not self._busy and period > 0 and now - camera.last_image > period:
+        # While nothing is taken, that no image comes says nothing about the camera. An image may also wait
+        # for this very report to end, hence the second look.
+        missing = period > 0 and camera.last_open - camera.last_image > period
+        camera.suspected, suspected_before = missing, camera.suspected
+        if missing and suspected_before and not camera.silent:
             assert camera.subscription is not None
             camera.silent = True
             camera.complaint = self._explain_silence(camera, camera.subscription.qos_profile)

@@ -78,7 +78,7 @@ def explain_silence(
             if same_type_topics
             else f"nobody publishes {requested_type}"
         )
-        return f"{topic} has no publisher; {elsewhere}"
+        return f"{topic} (requested: {describe(requested)}) has no publisher; {elsewhere}"
     reasons = []
     for publisher in publishers:
         name = f"{publisher.node_namespace.rstrip('/')}/{publisher.node_name}"
@@ -94,5 +94,8 @@ def explain_silence(
                 f"{publisher.qos_profile.reliability.name.lower()}"
             )
         else:
-            reasons.append(f"{name} publishes {requested_type} on {topic} with a fitting QoS but is silent")
+            reasons.append(
+                f"{name} publishes {requested_type} on {topic} and is silent; its QoS, "
+                f"{describe(publisher.qos_profile)}, fits the requested {describe(requested)}"
+            )
     return "; ".join(reasons)

@@ -40,6 +40,15 @@ def test_a_publisher_that_starts_anew_is_no_gap() -> None:
     assert (snapshot.received, snapshot.replaced) == (6, 0)
 
 
+def test_images_published_before_a_subscription_are_not_counted() -> None:
+    statistics = CameraStatistics()
+    statistics.on_taken(5, wanted=True)
+    statistics.on_subscribed()
+    statistics.on_taken(106, wanted=True)
+    snapshot = statistics.snapshot(0.0)
+    assert (snapshot.received, snapshot.replaced, snapshot.unwanted) == (2, 0, 0)
+
+
 def test_rates_are_averaged_over_the_window() -> None:
     statistics = CameraStatistics()
     assert statistics.snapshot(100.0).input_rate == 0.0

@@ -110,7 +110,6 @@ def frames_received(spawn, environment, patience):
 
 def test_profile_brings_every_best_effort_frame(spawn):
     received, rate = frames_received(spawn, environment={}, patience=5.0)
-    print(received, rate)  # X
 
     assert received == FRAMES
     if rate < 0.9 * RATE:
@@ -121,6 +120,5 @@ def test_default_transport_loses_best_effort_frames(spawn):
     without_profile = {"FASTRTPS_DEFAULT_PROFILES_FILE": "", "FASTDDS_DEFAULT_PROFILES_FILE": ""}
 
     received, _ = frames_received(spawn, without_profile, patience=0.0)
-    print(received, _)  # X
 
     assert received < FRAMES

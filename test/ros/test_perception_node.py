@@ -351,7 +351,8 @@ def test_a_silent_camera_is_noticed_and_so_is_its_return(
     try:
         values = client.camera_values("/image", lambda values: values["level"] == "WARN")
         assert "no image for" in values["message"]
-        assert "fitting QoS but is silent" in values["message"]
+        assert "is silent; its QoS, " in values["message"]
+        assert "fits the requested best effort" in values["message"]
         node.wait_for(r"\[WARN\].*no image for .* on /image", TIMEOUT)
     finally:
         camera.process.send_signal(signal.SIGCONT)

@@ -17,7 +17,7 @@ def publisher(message_type: str = IMAGE, profile: QoSProfile = RELIABLE) -> Topi
 
 def test_a_topic_without_publisher_is_explained_with_the_topics_there_are() -> None:
     text = qos.explain_silence("/image", IMAGE, qos.image_input(), [], ["/front/image_raw"])
-    assert text.startswith("/image has no publisher")
+    assert text.startswith("/image (requested: best effort, volatile, keep last 1) has no publisher")
     assert "/front/image_raw" in text
 
 

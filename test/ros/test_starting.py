@@ -59,9 +59,9 @@ def test_a_node_without_autostart_is_led_through_its_states_and_corrected(
     assert client.change_state(Transition.TRANSITION_ACTIVATE)
 
     # Nobody publishes.
-    node.wait_for(r"\[WARN\].*no image for .* s: /image has no publisher", TIMEOUT)
+    node.wait_for(r"\[WARN\].*no image for .* s: /image \(requested: reliable.*\) has no publisher", TIMEOUT)
     values = client.camera_values("/image", lambda values: values["level"] == "WARN")
-    assert "/image has no publisher; nobody publishes sensor_msgs/msg/Image" in values["message"]
+    assert "has no publisher; nobody publishes sensor_msgs/msg/Image" in values["message"]
 
     # Somebody publishes best effort where the node was told to ask for reliable.
     camera = start_camera("image")
