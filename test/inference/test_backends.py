@@ -23,6 +23,7 @@ from pvt_mtl_perception.inference.backends.cache import (
     read_cached,
     write_cached,
 )
+from pvt_mtl_perception.inference.backends.covered import CoveredBackend
 from pvt_mtl_perception.inference.backends.graph import (
     export_graph,
     named_outputs,
@@ -375,3 +376,41 @@ def test_the_shipped_model_agrees_with_eager_on_camera_frames(camvid_root: Path,
     assert max(agreement.outputs.values()) < 1e-2
     assert agreement.mask_pixels >= 0.999
     assert agreement.matched_boxes >= agreement.boxes - 1
+
+
+class Recording:
+    """An eager backend that notes what it was asked to run."""
+
+    name, device = "recording", CPU
+
+    def __init__(self, network: MultiTaskNetwork) -> None:
+        self.network = network
+        self.calls: list[tuple[int, tuple[str, ...]]] = []
+
+    def __call__(self, images: torch.Tensor, tasks: Collection[str]):
+        self.calls.append((len(images), tuple(tasks)))
+        with torch.inference_mode():
+            return self.network(images, tasks)
+
+
+def test_a_smaller_batch_and_fewer_tasks_run_in_a_prepared_program(checkpoint: Path) -> None:
+    inner = Recording(build_network(load_checkpoint(checkpoint), checkpoint))
+    covered = CoveredBackend(inner)
+    images = torch.randn(3, 3, *SIZE)
+    covered(images, TASKS)
+    for count, tasks in ((3, TASKS), (2, TASKS), (1, ("detection",)), (3, ("segmentation",))):
+        found = named_outputs(covered(images[:count], tasks))
+        with torch.inference_mode():
+            expected = named_outputs(inner.network(images[:count], tasks))
+        assert found.keys() == expected.keys()
+        for name, tensor in expected.items():
+            torch.testing.assert_close(found[name], tensor, atol=1e-4, rtol=1e-4)
+    assert set(inner.calls) == {(3, TASKS)}
+    # A larger batch or another size is covered by none; the smallest that covers is taken.
+    covered(torch.randn(4, 3, *SIZE), ("detection",))
+    covered(torch.randn(1, 3, 64, 64), ("classification",))
+    assert inner.calls[-2:] == [(4, ("detection",)), (1, ("classification",))]
+    covered(images[:2], ("detection",))
+    assert inner.calls[-1] == (3, TASKS)
+    covered(torch.randn(4, 3, *SIZE)[:, :], ("detection",))
+    assert inner.calls[-1] == (4, ("detection",))

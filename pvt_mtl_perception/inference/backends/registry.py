@@ -13,6 +13,7 @@ from pvt_mtl_perception.inference.backends.backend import (
     BackendUnavailableError,
     missing_packages,
 )
+from pvt_mtl_perception.inference.backends.covered import CoveredBackend
 from pvt_mtl_perception.model.network import MultiTaskNetwork
 
 AUTO = "auto"
@@ -26,20 +27,22 @@ class Engine:
         module: below this package.
         cls: name of the class.
         packages: that have to be installed.
+        slow: to prepare, so that programs are shared (``CoveredBackend``).
     """
 
     module: str
     cls: str
     packages: tuple[str, ...] = ()
+    slow: bool = False
 
 
 ENGINES = {
     "eager": Engine("eager", "EagerBackend"),
-    "compile": Engine("compile", "CompileBackend"),
+    "compile": Engine("compile", "CompileBackend", slow=True),
     "cuda_graphs": Engine("cuda_graphs", "CudaGraphsBackend"),
     "onnxruntime": Engine("onnxruntime", "OnnxRuntimeBackend", ("onnxruntime", "onnx")),
     "openvino": Engine("openvino", "OpenVinoBackend", ("openvino", "onnx")),
-    "tensorrt": Engine("tensorrt", "TensorRtBackend", ("tensorrt", "onnx")),
+    "tensorrt": Engine("tensorrt", "TensorRtBackend", ("tensorrt", "onnx"), slow=True),
 }
 BACKENDS = (AUTO, *ENGINES)
 """What the command line and the node accept."""
@@ -79,4 +82,5 @@ def build_backend(name: str, network: MultiTaskNetwork, device: torch.device, pr
 def _load(name: str, network: MultiTaskNetwork, device: torch.device, precision: str) -> Backend:
     engine = ENGINES[name]
     module = importlib.import_module(f"{__package__}.{engine.module}")
-    return cast(Backend, getattr(module, engine.cls)(network, device, precision))
+    backend = cast(Backend, getattr(module, engine.cls)(network, device, precision))
+    return CoveredBackend(backend) if engine.slow else backend
