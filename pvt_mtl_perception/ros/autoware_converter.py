@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import rclpy
@@ -17,11 +17,12 @@ from rclpy.logging import get_logger
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.subscription import Subscription
+from std_msgs.msg import Header
 from vision_msgs.msg import Detection2DArray
 
 from pvt_mtl_perception.paths import share_directory
 from pvt_mtl_perception.ros import qos
-from pvt_mtl_perception.ros.autoware_mapping import load_labels, region_of_interest
+from pvt_mtl_perception.ros.autoware_mapping import MappedObject, load_labels, map_detections
 
 NODE_NAME = "autoware_converter"
 _PACKAGE = "tier4_perception_msgs"
@@ -47,30 +48,16 @@ class AutowareMessages:
         package = type(self.object().object).__module__.partition(".")[0]
         self.classification = importlib.import_module(f"{package}.msg").ObjectClassification
 
-    def convert(self, message: Detection2DArray, labels: Mapping[str, int | None], unlisted: set[str]) -> Any:
-        """One DetectedObjectWithFeature a box with a label, its header and order kept.
-
-        Args:
-            message: of the perception node.
-            labels: from ``load_labels``.
-            unlisted: gets the classes that ``labels`` lacks, whose boxes are left out.
-        """
-        objects = self.objects(header=message.header)
-        for detection in message.detections:
-            hypothesis = max((result.hypothesis for result in detection.results), key=lambda item: item.score)
-            if hypothesis.class_id not in labels:
-                unlisted.add(hypothesis.class_id)
-            label = labels.get(hypothesis.class_id)
-            box = detection.bbox
-            roi = region_of_interest(box.center.position.x, box.center.position.y, box.size_x, box.size_y)
-            if label is None or roi is None:
-                continue
+    def filled(self, header: Header, found: Sequence[MappedObject]) -> Any:
+        """A DetectedObjectsWithFeature."""
+        objects = self.objects(header=header)
+        for mapped in found:
             converted = self.object()
-            converted.object.existence_probability = hypothesis.score
+            converted.object.existence_probability = mapped.probability
             converted.object.classification.append(
-                self.classification(label=label, probability=hypothesis.score)
+                self.classification(label=mapped.label, probability=mapped.probability)
             )
-            region = converted.feature.roi
+            region, roi = converted.feature.roi, mapped.roi
             region.x_offset, region.y_offset = roi.x_offset, roi.y_offset
             region.width, region.height = roi.width, roi.height
             objects.feature_objects.append(converted)
@@ -114,8 +101,8 @@ class AutowareConverter(Node):
                 self.destroy_subscription(self._inputs.pop(camera))
 
         def on_detections(message: Detection2DArray) -> None:
-            unlisted: set[str] = set()
-            self._outputs[camera].publish(self._messages.convert(message, self._labels, unlisted))
+            found, unlisted = map_detections(message.detections, self._labels)
+            self._outputs[camera].publish(self._messages.filled(message.header, found))
             for name in sorted(unlisted - self._unlisted):
                 self.get_logger().warning(f"class {name!r} is not in labels_file; its boxes are left out")
             self._unlisted |= unlisted

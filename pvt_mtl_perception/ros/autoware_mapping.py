@@ -1,10 +1,11 @@
-"""Detections in Autoware's terms: label numbers and integer regions of interest, without ROS."""
+"""Detections in Autoware's terms: label numbers and integer regions of interest, without ROS itself."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -50,6 +51,45 @@ def region_of_interest(center_x: float, center_y: float, size_x: float, size_y: 
     if right <= left or bottom <= top:
         return None
     return Roi(left, top, right - left, bottom - top)
+
+
+@dataclass(frozen=True)
+class MappedObject:
+    """One box in Autoware's terms.
+
+    Attributes:
+        label: number in ``AUTOWARE_LABELS``.
+        probability: of the label and of the object's existence, 0..1.
+        roi: its pixels.
+    """
+
+    label: int
+    probability: float
+    roi: Roi
+
+
+def map_detections(
+    detections: Iterable[Any], labels: Mapping[str, int | None]
+) -> tuple[list[MappedObject], set[str]]:
+    """The boxes that have a label in Autoware, in their order.
+
+    Args:
+        detections: vision_msgs/Detection2D; the hypothesis with the highest score counts.
+        labels: from ``load_labels``.
+
+    Returns:
+        The objects, and the classes that ``labels`` lacks, whose boxes are left out.
+    """
+    objects, unlisted = [], set()
+    for detection in detections:
+        best = max((result.hypothesis for result in detection.results), key=lambda item: item.score)
+        if best.class_id not in labels:
+            unlisted.add(best.class_id)
+        label, box = labels.get(best.class_id), detection.bbox
+        roi = region_of_interest(box.center.position.x, box.center.position.y, box.size_x, box.size_y)
+        if label is not None and roi is not None:
+            objects.append(MappedObject(label, best.score, roi))
+    return objects, unlisted
 
 
 def load_labels(path: str | Path) -> dict[str, int | None]:

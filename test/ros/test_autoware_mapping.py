@@ -5,10 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from vision_msgs.msg import Detection2D, ObjectHypothesisWithPose
 
 from pvt_mtl_perception.labels import load_label_set
 from pvt_mtl_perception.paths import share_directory
-from pvt_mtl_perception.ros.autoware_mapping import Roi, load_labels, region_of_interest
+from pvt_mtl_perception.ros.autoware_mapping import (
+    MappedObject,
+    Roi,
+    load_labels,
+    map_detections,
+    region_of_interest,
+)
 
 SHIPPED = share_directory() / "config" / "autoware" / "labels.yaml"
 
@@ -60,3 +67,27 @@ def test_wrong_label_files_are_named(tmp_path: Path) -> None:
         load_labels(file)
     with pytest.raises(FileNotFoundError):
         load_labels(tmp_path / "none.yaml")
+
+
+def detection(hypotheses: dict[str, float], *box: float) -> Detection2D:
+    message = Detection2D(results=[ObjectHypothesisWithPose() for _ in hypotheses])
+    for result, (name, score) in zip(message.results, hypotheses.items(), strict=True):
+        result.hypothesis.class_id, result.hypothesis.score = name, score
+    center, bbox = message.bbox.center.position, message.bbox
+    center.x, center.y, bbox.size_x, bbox.size_y = box
+    return message
+
+
+def test_detections_become_objects_with_their_best_label_in_their_order() -> None:
+    box = (50.0, 40.0, 20.0, 10.0)
+    detections = [
+        detection({"truck": 0.25, "car": 0.75}, *box),
+        detection({"traffic light": 0.9}, *box),
+        detection({"zebra": 0.9}, *box),
+        detection({"car": 0.9}, -20.0, 10.0, 10.0, 10.0),
+        detection({"rider": 0.5}, 5.0, 2.0, 20.0, 10.0),
+    ]
+    objects, unlisted = map_detections(detections, load_labels(SHIPPED))
+    assert objects == [MappedObject(1, 0.75, Roi(40, 35, 20, 10)), MappedObject(7, 0.5, Roi(0, 0, 15, 7))]
+    assert unlisted == {"zebra"}
+    assert map_detections([], {}) == ([], set())
