@@ -5,7 +5,12 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pvt_mtl_perception.training.config import TrainingConfig
 
 SUMMARY = "train a model from a configuration; goes on where an earlier run in the same folder stopped"
 
@@ -53,6 +58,7 @@ def _commit() -> str | None:
 def run(args: argparse.Namespace) -> int:
     """Trains, then scores the averaged weights on the configuration's ``evaluate`` sources."""
     from pvt_mtl_perception.training.config import config_yaml, load_config
+    from pvt_mtl_perception.training.stopping import TerminatedError, sigterm_raises
 
     changes = [*args.set, *([f"pretrained={args.pretrained}"] if args.pretrained else [])]
     if args.on_bad_sample:
@@ -63,12 +69,19 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.out is None:
         raise ValueError("--out is needed: the folder of the run")
+    try:
+        with sigterm_raises():
+            _train(args, config, changes)
+    except TerminatedError:
+        print("stopped outside of the training steps; the same command goes on from there", file=sys.stderr)
+    return 0
 
+
+def _train(args: argparse.Namespace, config: TrainingConfig, changes: Sequence[str]) -> None:
     import torch
 
-    from pvt_mtl_perception.model.checkpoint import load_checkpoint
     from pvt_mtl_perception.training.distributed import join_processes
-    from pvt_mtl_perception.training.scoring import model_card, score
+    from pvt_mtl_perception.training.scoring import model_card, store_scores
     from pvt_mtl_perception.training.trainer import Trainer
 
     if args.threads:
@@ -85,10 +98,9 @@ def run(args: argparse.Namespace) -> int:
                     f"stopped at step {trainer.state.step}; the same command goes on from there",
                     file=sys.stderr,
                 )
-            return 0
+            return
+        scores = trainer.score(config.evaluate)
     if processes.leads:
-        score(trainer.model_path, config.evaluate, str(processes.device))
         card = args.out / "model.md"
-        card.write_text(model_card(args.config.stem, load_checkpoint(trainer.model_path)))
+        card.write_text(model_card(args.config.stem, store_scores(trainer.model_path, scores)))
         print(f"{trainer.model_path}\n{card}\n{args.out / 'curves.png'}")
-    return 0

@@ -141,6 +141,17 @@ class Collator:
     detection_classes: int
     groups: Mapping[str, int] = field(default_factory=dict)
 
+    def check(self, sample: Sample) -> None:
+        """Refuses a sample with a class id outside its label set.
+
+        Raises:
+            ValueError: naming the sample and the id.
+        """
+        if sample.boxes is not None and self.detection_classes:
+            self._box_labels(sample)
+        for group in self.groups.keys() & (sample.classes or {}).keys():
+            self._class_id(sample, group)
+
     def __call__(self, samples: Sequence[Sample]) -> Batch:
         """The samples' batch.
 

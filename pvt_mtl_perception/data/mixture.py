@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import signal
+import sys
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from typing import Any, Literal, NamedTuple, Protocol
 
 import cv2
@@ -188,6 +192,22 @@ class _DrawnSamples(Dataset[_Drawn]):
         return _Drawn(self._transforms[draw.dataset](sample, draw.seed), tuple(bad))
 
 
+class _Checked:
+    """A data set whose samples hold no class id that their batch has no place for."""
+
+    def __init__(self, data: SampleSource, collator: Collator) -> None:
+        self._data = data
+        self._collator = collator
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = self._data[index]
+        self._collator.check(sample)
+        return sample
+
+
 class _CollateDrawn:
     """Collates the samples of draws and keeps what was unreadable."""
 
@@ -205,8 +225,37 @@ def prepare_worker(_: int) -> None:
     # Workers are the parallelism; threads of their own would take the cores from the network.
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
-    # Ctrl-C reaches the whole process group; the main process ends its workers itself.
+    # Ctrl-C and SIGTERM reach the whole process group; the main process ends its workers itself.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux" and signal.SIGTERM in signal.pthread_sigmask(signal.SIG_BLOCK, ()):
+        threading.Thread(target=_end_when_the_parent_asks, daemon=True).start()
+
+
+def _end_when_the_parent_asks() -> None:
+    """Takes the SIGTERM that a worker was started without; one of another process than its parent is void."""
+    if sys.platform == "linux":
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+            pass
+        os._exit(0)
+
+
+class _Loader(DataLoader[Any]):
+    """Blocks SIGINT and SIGTERM in its workers from their first moment on; ``prepare_worker`` takes over.
+
+    A worker that a signal to the process group ends makes the main process fail, which could have saved.
+    """
+
+    def __iter__(self) -> Any:
+        if not self.num_workers or sys.platform != "linux":
+            return super().__iter__()
+        # Started on the way, it would unblock them again.
+        resource_tracker.ensure_running()
+        # A new process inherits what is blocked, and here it is delivered afterwards.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        try:
+            return super().__iter__()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def build_loader(
@@ -237,7 +286,7 @@ def build_loader(
         pin_memory: batches in page-locked memory, for a copy to a GPU beside its work.
         rank, world_size: this process of a distributed run; ``world_size`` divides ``mixture.batch_size``.
         on_bad_sample: ``raise`` the reader's error, or ``skip``: the next sample of the same data set that
-            can be read takes the place, and ``Batch.bad_samples`` lists what could not.
+            can be read and collated takes the place, and ``Batch.bad_samples`` lists what could not.
 
     Raises:
         ValueError: when ``mixture`` or ``transforms`` do not fit the data sets, or ``world_size`` the batch.
@@ -250,8 +299,8 @@ def build_loader(
         raise ValueError(f"{len(each)} transforms for {len(sizes)} data sets; one each, or one for all")
     if mixture.batch_size % world_size:
         raise ValueError(f"batch size {mixture.batch_size} is not a multiple of {world_size} processes")
-    loader: DataLoader[Any] = DataLoader(
-        _DrawnSamples(datasets, each, on_bad_sample),
+    return _Loader(
+        _DrawnSamples([_Checked(data, collator) for data in datasets], each, on_bad_sample),
         batch_sampler=_BatchSampler(mixture, start_step, stop_step, rank, world_size),
         collate_fn=_CollateDrawn(collator),
         num_workers=workers,
@@ -264,4 +313,3 @@ def build_loader(
         # Starting a loader draws from its generator; the default one is the network's, for dropout.
         generator=torch.Generator(),
     )
-    return loader

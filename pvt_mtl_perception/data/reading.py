@@ -130,7 +130,10 @@ def _decode(path: Path, flags: int) -> npt.NDArray[Any]:
     if not len(data):
         raise SampleError("the file is empty", path)
     # From memory, because imread fills up a truncated file with grey and says nothing.
-    image = cv2.imdecode(data, flags)
+    try:
+        image = cv2.imdecode(data, flags)
+    except cv2.error as error:
+        raise SampleError(f"OpenCV does not decode it: {error.err}", path) from None
     if image is None:
         raise SampleError("damaged, or not an image", path)
     decoded: npt.NDArray[Any] = image
@@ -166,10 +169,15 @@ def read_ids(
     """
     ids = _decode(path, cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
     if ids.ndim != 2:
-        with Image.open(path) as picture:
-            if picture.mode != "P":
-                raise SampleError(f"has {ids.shape[2]} channels; a mask has one, of class ids", path)
-            ids = np.asarray(picture)
+        try:
+            with Image.open(path) as picture:
+                mode, indices = picture.mode, np.asarray(picture) if picture.mode == "P" else None
+        # Pillow has its own limit of pixels, and reports a broken PNG as a syntax error.
+        except (Image.DecompressionBombError, OSError, SyntaxError) as error:
+            raise SampleError(f"Pillow does not decode it: {error}", path) from None
+        if indices is None:
+            raise SampleError(f"has {ids.shape[2]} channels ({mode}); a mask has one, of class ids", path)
+        ids = indices
     if ids.dtype != dtype:
         raise SampleError(f"holds {ids.dtype}; expected {np.dtype(dtype)} ids", path)
     if size is not None and ids.shape != size:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,8 @@ FREE_KEYS = {
     "keep_every",
     "image_every",
     "evaluate",
+    "validate",
+    "validate_every",
     "on_bad_sample",
     "affinity",
 }
@@ -113,11 +116,13 @@ class TrainingConfig:
         augmentation: random changes of the pictures, beside the phases' scale and crop.
         on_bad_sample: ``raise`` the error of a sample that cannot be read, or ``skip``: another takes its
             place and ``bad_samples.jsonl`` lists it.
-        accumulate: a batch is worked through in this many parts of equal size, for less memory.
+        accumulate: a batch is worked through in this many parts of equal size, for less memory. Each loss is
+            the mean of the parts' losses, which are normalised by each part's own labelled images, pixels and
+            positives: it is that of the whole batch where all parts have as many of these.
         label_smoothing: of the classification.
         segmentation_class_weights: ``inverse_log`` lets rare classes count more (see ``class_weights``).
         pretrained: weights for the backbone: ``timm`` (fetched by timm), ``hf-hub:owner/name``,
-            ``hf://owner/name``, or a .safetensors or .pth file.
+            ``hf://owner/name``, or a .safetensors or .pth file; ``$NAME`` stands for an environment variable.
         initial_weights: checkpoint to begin with, a path or ``hf://owner/name``; ``$NAME`` stands for an
             environment variable. Parts it does not have, or has in another shape, begin at random.
         input_width, input_height: of the finished checkpoint's preprocessing.
@@ -159,6 +164,11 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         if not self.train:
             raise ValueError("train lists no data source")
+        if self.validate_every and not self.validate:
+            raise ValueError(
+                f"validate_every is {self.validate_every}, but validate lists no data source; "
+                "list one, or set validate_every to 0"
+            )
         if self.model.backbone.norm == "frozen" and not (self.pretrained or self.initial_weights):
             raise ValueError(
                 "model.backbone.norm is frozen and keeps the statistics that the backbone was loaded with; "
@@ -236,7 +246,13 @@ def compose_config(parts: Sequence[Mapping[str, Any]], path: Path, name: str) ->
         FileNotFoundError, ValueError: as ``load_config``.
     """
     texts = [text for part in parts for text in _texts(part, path)]
-    return _parse(texts, (), f"{path}: {name}")
+    return _composed(tuple(texts), f"{path}: {name}")
+
+
+# A study's command composes each of its hundreds of runs several times, at a fifth of a second.
+@functools.lru_cache(maxsize=1024)
+def _composed(texts: tuple[str, ...], where: str) -> TrainingConfig:
+    return _parse(texts, (), where)
 
 
 def _parse(texts: Sequence[str], overrides: Sequence[str], where: str) -> TrainingConfig:
@@ -249,11 +265,32 @@ def _parse(texts: Sequence[str], overrides: Sequence[str], where: str) -> Traini
         raise ValueError(f"{where}: {error}{_hint(str(error), parser)}") from None
 
 
+def plain_config(config: TrainingConfig) -> dict[str, Any]:
+    """Every key of a run as JSON would give it back."""
+    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
+    return plain
+
+
 def config_yaml(config: TrainingConfig) -> str:
     """Every key of a run as YAML that ``load_config`` reads back."""
-    plain = json.loads(json.dumps(dataclasses.asdict(config)))
-    text: str = yaml.safe_dump(plain, sort_keys=False)
+    text: str = yaml.safe_dump(plain_config(config), sort_keys=False)
     return text
+
+
+def run_identity(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run and its continuation must have in common: every key but ``FREE_KEYS``.
+
+    Args:
+        plain: a configuration as ``plain_config`` gives it, or gave it in an earlier version: keys that there
+            were not yet have their defaults.
+    """
+    known = {key: value for key, value in plain.items() if key not in FREE_KEYS}
+    try:
+        complete = plain_config(_parse([yaml.safe_dump(known)], (), "a stored configuration"))
+    except ValueError:
+        # Of a version with keys or values that there are no more: it is compared as it is.
+        return known
+    return {key: value for key, value in complete.items() if key not in FREE_KEYS}
 
 
 def _hint(message: str, parser: jsonargparse.ArgumentParser) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -61,6 +61,18 @@ class Processes:
         tensor = torch.tensor(flags, dtype=torch.float32, device=self.device)
         dist.all_reduce(tensor, dist.ReduceOp.MAX)
         return tuple(bool(flag) for flag in tensor)
+
+    def from_first(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The first process's tensors on all processes, as copies where there are several processes."""
+        if self.world_size == 1:
+            return dict(tensors)
+        copies = {
+            name: tensor.detach().clone(memory_format=torch.contiguous_format)
+            for name, tensor in tensors.items()
+        }
+        for copy in copies.values():
+            dist.broadcast(copy, 0)
+        return copies
 
     def wait(self) -> None:
         """Until every process has come here."""

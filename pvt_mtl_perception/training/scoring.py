@@ -10,7 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from pvt_mtl_perception.data.sources import SourceConfig, open_source
-from pvt_mtl_perception.evaluation.evaluator import evaluate
+from pvt_mtl_perception.evaluation.evaluator import measure
 from pvt_mtl_perception.evaluation.report import main_scores
 from pvt_mtl_perception.evaluation.run import own_taxonomy, with_mappings
 from pvt_mtl_perception.inference.predictor import Predictor
@@ -19,11 +19,21 @@ from pvt_mtl_perception.model.network import MultiTaskNetwork, count_parameters
 
 
 def score_sources(
-    checkpoint: Checkpoint | Path, sources: Sequence[SourceConfig], device: str = "auto"
+    checkpoint: Checkpoint | Path,
+    sources: Sequence[SourceConfig],
+    device: str = "auto",
+    rank: int = 0,
+    world_size: int = 1,
 ) -> dict[str, Any]:
     """Evaluates a checkpoint on each source.
 
     CamVid is scored in its own 11 classes. A source that is optional and absent is left out.
+
+    Args:
+        checkpoint: with the same weights in all processes.
+        sources: present or absent in all processes alike.
+        device: of this process.
+        rank, world_size: as in ``measure``: the processes share the work, and all get the scores.
 
     Returns:
         by ``kind/split``, what ``evaluate`` returns.
@@ -37,19 +47,21 @@ def score_sources(
         data = open_source(source, with_mappings(predictor.labels))
         name = f"{source.kind}/{source.split}"
         if data is None:
-            tqdm.write(f"{name}: no folder {source.root}; not scored")
+            if rank == 0:
+                tqdm.write(f"{name}: no folder {source.root}; not scored")
             continue
-        scores[name] = evaluate(predictor, data, own_taxonomy(source, data.labels))
+        taxonomy = own_taxonomy(source, data.labels)
+        metrics = measure(predictor, data, taxonomy, progress=rank == 0, rank=rank, world_size=world_size)
+        scores[name] = metrics.scores()
     return scores
 
 
-def score(path: Path, sources: Sequence[SourceConfig], device: str = "auto") -> dict[str, Any]:
-    """As ``score_sources``, and stores the scores in the checkpoint's provenance."""
-    scores = score_sources(path, sources, device)
+def store_scores(path: Path, scores: Mapping[str, Any]) -> Checkpoint:
+    """The checkpoint at ``path`` with the scores in its provenance, where they now are on disk, too."""
     checkpoint = load_checkpoint(path)
-    provenance = {**checkpoint.provenance, "scores": scores}
-    save_checkpoint(path, dataclasses.replace(checkpoint, provenance=provenance))
-    return scores
+    scored = dataclasses.replace(checkpoint, provenance={**checkpoint.provenance, "scores": dict(scores)})
+    save_checkpoint(path, scored)
+    return scored
 
 
 def summary(scores: dict[str, Any]) -> dict[str, float]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pvt_mtl_perception.model.checkpoint import CheckpointError, save_tensors_atomically
 from pvt_mtl_perception.training.balancing.balancer import Balancer
+from pvt_mtl_perception.training.config import run_identity
 
 
 @dataclass
@@ -64,6 +65,11 @@ def save_state(path: Path, state: TrainingState, config: dict[str, Any]) -> None
 def load_state(path: Path, state: TrainingState, config: dict[str, Any]) -> None:
     """Reads what ``save_state`` wrote into ``state``.
 
+    Args:
+        path: the file.
+        state: is changed.
+        config: what ``run_identity`` returns of the run that goes on.
+
     Raises:
         CheckpointError: when the file is damaged or belongs to another configuration, naming the keys.
     """
@@ -76,7 +82,7 @@ def load_state(path: Path, state: TrainingState, config: dict[str, Any]) -> None
     missing = {"step", "config", "param_groups"} - set(metadata)
     if missing:
         raise CheckpointError(f"{path} lacks the metadata key {sorted(missing)[0]!r}: no training state")
-    saved = json.loads(metadata["config"])
+    saved = run_identity(json.loads(metadata["config"]))
     different = sorted(k for k in {*saved, *config} if saved.get(k) != config.get(k))
     if different:
         raise CheckpointError(

@@ -6,12 +6,11 @@ import dataclasses
 import json
 import math
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any, NoReturn, cast
 
 import numpy as np
@@ -41,13 +40,14 @@ from pvt_mtl_perception.model.spec import load_task_labels
 from pvt_mtl_perception.training.affinity import append_relations, keep_relations, measure_relations
 from pvt_mtl_perception.training.balancing import make_balancer
 from pvt_mtl_perception.training.class_weights import class_frequencies, inverse_log_weights
-from pvt_mtl_perception.training.config import FREE_KEYS, OptimizerConfig, TrainingConfig
+from pvt_mtl_perception.training.config import OptimizerConfig, TrainingConfig, plain_config, run_identity
 from pvt_mtl_perception.training.distributed import Processes, alone
 from pvt_mtl_perception.training.log import RunLog, plot_curves
 from pvt_mtl_perception.training.objective import labelled_tasks, task_losses
 from pvt_mtl_perception.training.pictures import labels_beside_predictions
 from pvt_mtl_perception.training.scoring import score_sources, summary
 from pvt_mtl_perception.training.state import TrainingState, load_state, save_state
+from pvt_mtl_perception.training.stopping import stop_requests
 
 
 class NonFiniteLossError(RuntimeError):
@@ -80,6 +80,18 @@ def load_matching_weights(network: MultiTaskNetwork, path: str | Path) -> list[s
     ]
 
 
+def _expanded(key: str, value: str) -> str:
+    """A configuration's value with environment variables in the place of their names.
+
+    Raises:
+        ValueError: for a variable that is not set, naming it and the key.
+    """
+    expanded = os.path.expandvars(value)
+    if unset := re.search(r"\$\{?(\w+)", expanded):
+        raise ValueError(f"{key} is {value}, and there is no environment variable {unset[1]}")
+    return expanded
+
+
 def _optimizer(network: MultiTaskNetwork, config: OptimizerConfig) -> torch.optim.Optimizer:
     return create_optimizer_v2(
         network,
@@ -106,27 +118,6 @@ def _scheduler(optimizer: torch.optim.Optimizer, config: OptimizerConfig, steps:
         updates_per_epoch=1,
     )
     return scheduler
-
-
-@contextmanager
-def _stop_requests() -> Iterator[list[signal.Signals]]:
-    """Yields a list that gets each SIGTERM or SIGINT; the loop stops after the step, a second SIGINT at once.
-
-    A step cut in two would leave weights and optimiser out of step with each other.
-    """
-    asked: list[signal.Signals] = []
-
-    def ask(number: int, _frame: FrameType | None) -> None:
-        if number == signal.SIGINT and signal.SIGINT in asked:
-            raise KeyboardInterrupt
-        asked.append(signal.Signals(number))
-
-    previous = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield asked
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 class Trainer:
@@ -185,9 +176,10 @@ class Trainer:
         self.scheduler = _scheduler(optimizer, config.optimizer, config.total_steps)
         self.mean = torch.tensor(self.preprocessing.mean, device=self.device).view(1, 3, 1, 1)
         self.std = torch.tensor(self.preprocessing.std, device=self.device).view(1, 3, 1, 1)
-        self._plain_config = json.loads(json.dumps(dataclasses.asdict(config)))
+        self._plain_config = plain_config(config)
+        self._identity = run_identity(self._plain_config)
         if self.state_path.is_file():
-            load_state(self.state_path, self.state, self._resume_key())
+            load_state(self.state_path, self.state, self._identity)
         self.segmentation_class_weights = self._class_weights()
 
     def _say(self, text: str) -> None:
@@ -199,9 +191,11 @@ class Trainer:
         network = MultiTaskNetwork(config.model)
         if not self.state_path.is_file():
             if config.pretrained:
-                self._say(str(load_backbone_weights(network, os.path.expandvars(config.pretrained))))
+                source = _expanded("pretrained", config.pretrained)
+                self._say(str(load_backbone_weights(network, source)))
             if config.initial_weights:
-                for line in load_matching_weights(network, os.path.expandvars(config.initial_weights)):
+                path = _expanded("initial_weights", config.initial_weights)
+                for line in load_matching_weights(network, path):
                     self._say(line)
         network.to(self.device)
         network.to(memory_format=torch.channels_last)
@@ -232,9 +226,6 @@ class Trainer:
     def affinity_path(self) -> Path:
         """How the tasks bore on each other, where the configuration asks for it."""
         return self.out / "affinity.jsonl"
-
-    def _resume_key(self) -> dict[str, Any]:
-        return {k: v for k, v in self._plain_config.items() if k not in FREE_KEYS}
 
     def _loader(self, number: int, done: int) -> DataLoader[Batch]:
         config = self.config
@@ -287,7 +278,8 @@ class Trainer:
         """Trains to the last step.
 
         Returns:
-            True when the run is complete, False when SIGTERM ended it early, with its state saved.
+            True when the run is complete and may be scored, False when SIGTERM stopped it, with its state
+            saved.
 
         Raises:
             NonFiniteLossError: with the batch's sample names, which are also in ``non_finite.json``; the last
@@ -298,19 +290,21 @@ class Trainer:
         if config.affinity is not None and self.processes.leads:
             keep_relations(self.affinity_path, state.step)
         log = RunLog(self.out, config.total_steps, state.step, self.processes.leads)
-        with log, _stop_requests() as stop:
+        with log, stop_requests() as stop:
             first = 0
             for number, phase in enumerate(config.phases):
                 last = first + phase.steps
                 if state.step < last and not self._run_phase(number, first, log, stop):
-                    if signal.SIGINT in stop:
-                        raise KeyboardInterrupt
-                    return False
+                    break
                 first = last
-        self.save()
-        if self.processes.leads:
-            plot_curves(self.out / "log.jsonl", self.out / "curves.png")
-        return True
+            else:
+                self.save()
+                if self.processes.leads:
+                    plot_curves(self.out / "log.jsonl", self.out / "curves.png")
+            stopped = self.processes.any(bool(stop))[0]
+            if signal.SIGINT in stop:
+                raise KeyboardInterrupt
+        return not stopped
 
     def _run_phase(self, number: int, first: int, log: RunLog, stop: list[signal.Signals]) -> bool:
         """The steps of a phase that are left; False when it was stopped."""
@@ -355,7 +349,11 @@ class Trainer:
         except FloatingPointError as error:
             self._stop_on_non_finite(values, batch.names, str(error))
         limit = config.optimizer.clip_norm
-        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), math.inf if limit is None else limit)
+        norm = float(
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), math.inf if limit is None else limit)
+        )
+        if not math.isfinite(norm):
+            self._stop_on_non_finite(values, batch.names, "the gradient is not finite")
         self.scheduler.step_update(state.step)
         state.optimizer.step()
         state.step += 1
@@ -365,7 +363,7 @@ class Trainer:
             "step": state.step,
             "losses": values,
             "weights": weights,
-            "grad_norm": float(norm),
+            "grad_norm": norm,
             "lr": max(group["lr"] for group in state.optimizer.param_groups),
         }
 
@@ -458,19 +456,33 @@ class Trainer:
             f"(written to {path})"
         )
 
+    def score(self, sources: Sequence[SourceConfig]) -> dict[str, Any]:
+        """What ``score_sources`` returns of the averaged weights, the work shared among the processes."""
+        checkpoint = self.checkpoint()
+        # BatchNorm's statistics are each process's own; what is saved is the first one's.
+        weights = self.processes.from_first(checkpoint.state_dict)
+        checkpoint = dataclasses.replace(checkpoint, state_dict=weights)
+        return score_sources(
+            checkpoint, sources, str(self.device), self.processes.rank, self.processes.world_size
+        )
+
     def _validate(self, log: RunLog) -> None:
+        scores = summary(self.score(self.config.validate))
+        mean = float(np.mean(list(scores.values()))) if scores else math.nan
+        if math.isnan(mean):
+            self._say(f"step {self.state.step}: no source of validate has a score for a task of the model")
+            return
         if self.processes.leads:
-            checkpoint = self.checkpoint()
-            scores = summary(score_sources(checkpoint, self.config.validate, str(self.device)))
             log.validation(self.state.step, scores)
-            mean = float(np.mean(list(scores.values())))
-            if self.state.best is None or mean > self.state.best[0]:
-                self.state.best = (mean, self.state.step)
+        # Versions that averaged nothing left a NaN, which no score is above.
+        if self.state.best is None or not mean <= self.state.best[0]:
+            self.state.best = (mean, self.state.step)
+            if self.processes.leads:
+                checkpoint = self.checkpoint()
                 provenance = {**checkpoint.provenance, "validation": scores}
                 save_checkpoint(
                     self.out / "best.safetensors", dataclasses.replace(checkpoint, provenance=provenance)
                 )
-        self.processes.wait()
 
     def save(self) -> None:
         """Writes the state to resume from and the checkpoint of the averaged weights.
@@ -479,7 +491,7 @@ class Trainer:
             OSError: from the file system; what was there before is then intact.
         """
         if self.processes.leads:
-            save_state(self.state_path, self.state, self._resume_key())
+            save_state(self.state_path, self.state, self._identity)
             save_checkpoint(self.model_path, self.checkpoint())
         self.processes.wait()
 

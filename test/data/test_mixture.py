@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import multiprocessing
+import signal
+import subprocess
+import sys
 from collections import Counter
 from itertools import islice
 from pathlib import Path
@@ -174,6 +178,25 @@ def test_loader_refuses_a_mixture_for_other_data_and_a_batch_that_does_not_divid
         batches(world_size=3)
 
 
+def test_a_worker_outlives_a_sigterm_that_is_not_its_parents(tmp_path: Path) -> None:
+    datasets = [write_camvid(tmp_path / "first", 13, 0), write_camvid(tmp_path / "second", 7, 1)]
+    collator = Collator(detection_classes=10, groups={"timeofday": 3})
+    options = {"stop_step": 30, "workers": 1, "prefetch": 1}
+    batches = iter(build_loader(datasets, training_transform((32, 64)), MIXTURE, collator, **options))
+    (worker,) = multiprocessing.active_children()
+    terminate = [sys.executable, "-c", f"import os; os.kill({worker.pid}, {int(signal.SIGTERM)})"]
+    # It is still importing now, and reading afterwards.
+    subprocess.run(terminate, check=True)
+    assert len(list(islice(batches, 10))) == 10
+    subprocess.run(terminate, check=True)
+    assert len(list(islice(batches, 10))) == 10
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) & {signal.SIGINT, signal.SIGTERM} == set()
+    worker.terminate()
+    worker.join(10)
+    assert worker.exitcode == 0
+    del batches
+
+
 def damaged_sets(folder: Path, damaged: tuple[int, ...]) -> list[CamVidDataset]:
     datasets = [write_camvid(folder / "first", 5, 0), write_camvid(folder / "second", 3, 1)]
     for frame in damaged:
@@ -211,6 +234,21 @@ def test_a_bad_sample_is_skipped_and_listed_where_asked_and_others_stay_as_they_
     assert replaced >= 3 and len(bad) > replaced
     assert {(b.dataset, b.sample) for b in bad} == {(0, 2), (0, 3)}
     assert all("png: damaged, or not an image" in b.error for b in bad)
+
+
+def test_a_class_id_out_of_range_is_skipped_too(tmp_path: Path) -> None:
+    datasets = [write_camvid(tmp_path / "first", 5, 0), write_camvid(tmp_path / "second", 3, 1)]
+    # CamVid's boxes have ids up to 9, and its times of day up to 2.
+    for collator, error in (
+        (Collator(2), r"first.*: detection class \d is outside 0\.\.1"),
+        (Collator(10, {"timeofday": 0}), r"class 0 of group 'timeofday' is outside"),
+    ):
+        for skip in (False, True):
+            options = {"stop_step": 1, "workers": 0, "on_bad_sample": "skip" if skip else "raise"}
+            mixture = Mixture((5, 3), (1, 1e-9), 4, seed=2)
+            loader = build_loader(datasets, training_transform((32, 64)), mixture, collator, **options)
+            with pytest.raises(ValueError, match="cannot be read; the last: " * skip + ".*" + error):
+                next(iter(loader))
 
 
 def test_skipping_ends_where_nothing_can_be_read(tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import math
 import os
 import re
 import resource
@@ -17,6 +19,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from pvt_mtl_perception.cli import main
 from pvt_mtl_perception.data.sources import SourceConfig
 from pvt_mtl_perception.model.checkpoint import CheckpointError, load_checkpoint
 from pvt_mtl_perception.model.spec import (
@@ -26,6 +29,7 @@ from pvt_mtl_perception.model.spec import (
     NeckSpec,
     SegmentationSpec,
 )
+from pvt_mtl_perception.training.balancing import BalancingConfig
 from pvt_mtl_perception.training.config import (
     OptimizerConfig,
     PhaseConfig,
@@ -33,6 +37,7 @@ from pvt_mtl_perception.training.config import (
     config_yaml,
     load_config,
 )
+from pvt_mtl_perception.training.state import save_state
 from pvt_mtl_perception.training.trainer import NonFiniteLossError, Trainer
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -114,6 +119,36 @@ def test_a_loss_that_is_no_number_names_the_samples(tmp_path: Path) -> None:
     assert record["step"] == 0 and len(record["samples"]) == 2 and record["losses"]["segmentation"] == "nan"
 
 
+@pytest.mark.parametrize("method", ["equal", "gradnorm"])
+def test_a_gradient_that_is_no_number_is_not_trained_in(tmp_path: Path, method: str) -> None:
+    trainer = Trainer(small_config(balancing=BalancingConfig(method), checkpoint_every=1), tmp_path)
+    (first, *_) = trainer.network.heads["segmentation"].parameters()
+
+    def break_second(gradient: torch.Tensor) -> torch.Tensor | None:
+        return gradient * math.inf if trainer.state.step == 1 else None
+
+    first.register_hook(break_second)
+    with pytest.raises(
+        NonFiniteLossError, match=r"step 1: the gradient is not finite; losses .* on the samples synthetic"
+    ):
+        trainer.run()
+    record = json.loads((tmp_path / "non_finite.json").read_text())
+    assert record["step"] == 1 and len(record["samples"]) == 2
+    assert all(math.isfinite(float(value)) for value in record["losses"].values())
+    assert all(parameter.isfinite().all() for parameter in trainer.network.parameters())
+    assert Trainer(trainer.config, tmp_path).state.step == 1
+
+
+def test_validation_needs_something_to_validate_on(tmp_path: Path, capsys) -> None:
+    with pytest.raises(ValueError, match="validate_every is 2, but validate lists no data source"):
+        small_config(validate_every=2)
+    absent = SourceConfig("camvid", root=str(tmp_path / "none"), optional=True)
+    trainer = Trainer(small_config(steps=2, validate=[absent], validate_every=1), tmp_path / "absent")
+    assert trainer.run()
+    assert trainer.state.best is None and not (tmp_path / "absent" / "best.safetensors").exists()
+    assert "no source of validate has a score" in capsys.readouterr().out
+
+
 def test_a_run_leaves_curves_pictures_and_the_checkpoints_it_was_asked_for(tmp_path: Path) -> None:
     config = small_config(
         validate=[SourceConfig("synthetic", split="test", frames=2)],
@@ -125,6 +160,8 @@ def test_a_run_leaves_curves_pictures_and_the_checkpoints_it_was_asked_for(tmp_p
         ),
     )
     trainer = Trainer(config, tmp_path)
+    # As a version left it that validated on nothing.
+    trainer.state.best = (math.nan, 1)
     assert trainer.run()
     assert (tmp_path / "step_3.safetensors").is_file() and not (tmp_path / "step_4.safetensors").exists()
     assert cv2.imread(str(tmp_path / "curves.png")).shape[0] > 300
@@ -180,27 +217,89 @@ def test_a_state_of_another_configuration_is_refused(tmp_path: Path) -> None:
         Trainer(small_config(seed=1), tmp_path)
 
 
+def test_a_run_goes_on_under_other_settings_of_what_is_written(tmp_path: Path) -> None:
+    Trainer(small_config(), tmp_path).save()
+    other = small_config(
+        validate=[SourceConfig("synthetic", split="test", frames=2)], validate_every=2, image_every=3
+    )
+    assert Trainer(other, tmp_path).state.step == 0
+
+
+def test_a_state_from_before_a_key_existed_goes_on_where_that_has_its_default(tmp_path: Path) -> None:
+    trainer = Trainer(small_config(), tmp_path)
+    trainer.state.step = 3
+    trainer.save()
+    older = json.loads(json.dumps(trainer._identity)) | {"validate": [], "validate_every": 0}
+    del older["accumulate"], older["model"]["neck"]["separable"], older["train"][0]["fold"]
+    save_state(trainer.state_path, trainer.state, older)
+    assert Trainer(small_config(), tmp_path).state.step == 3
+    with pytest.raises(CheckpointError, match=r"another configuration \(accumulate differ\)"):
+        Trainer(small_config(accumulate=2), tmp_path)
+    save_state(trainer.state_path, trainer.state, older | {"gone": 1})
+    with pytest.raises(CheckpointError, match=r"another configuration \(.*gone"):
+        Trainer(small_config(), tmp_path)
+
+
+def test_a_variable_that_is_not_set_is_named(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.delenv("NO_SUCH_WEIGHTS", raising=False)
+    for key in ("pretrained", "initial_weights"):
+        with pytest.raises(ValueError, match=f"{key} is .*no environment variable NO_SUCH_WEIGHTS"):
+            Trainer(small_config(**{key: "$NO_SUCH_WEIGHTS"}), tmp_path)
+
+
+def test_sigterm_beside_the_steps_exits_with_0_and_loses_nothing(tmp_path: Path, monkeypatch, capsys) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        "model: {neck: {channels: 16}, segmentation: {channels: 16}}\n"
+        "train: [{kind: synthetic, frames: 2}]\n"
+        "evaluate: [{kind: synthetic, split: test, frames: 2}]\n"
+        "phases: [{steps: 1, width: 64, height: 64, batch_size: 1}]\n"
+        "input_width: 64\ninput_height: 64\nworkers: 0\n"
+    )
+    command = ["train", str(config), "--out", str(tmp_path / "out")]
+
+    def terminated(*_args: object, **_kwargs: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    for place in ("trainer.open_source", "scoring.measure"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"pvt_mtl_perception.training.{place}", terminated)
+            assert main(command) == 0
+        assert "the same command goes on from there" in capsys.readouterr().err
+    before = weights(tmp_path / "out" / "model.safetensors")
+    assert main(command) == 0
+    assert "mIoU" in (tmp_path / "out" / "model.md").read_text()
+    after = load_checkpoint(tmp_path / "out" / "model.safetensors")
+    assert after.provenance["steps"] == 1 and after.provenance["scores"]["synthetic/test"]["images"] == 2
+    assert all(torch.equal(value, after.state_dict[name]) for name, value in before.items())
+
+
 def test_sigterm_saves_the_state_and_exits_with_0(tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     config.write_text(
         "model: {neck: {channels: 16}, segmentation: {channels: 16}}\n"
         "train: [{kind: synthetic, frames: 2}]\n"
         "phases: [{steps: 100000, width: 64, height: 64, batch_size: 1}]\n"
-        "workers: 0\n"
+        "workers: 1\n"
     )
     out = tmp_path / "out"
     command = [sys.executable, "-m", "pvt_mtl_perception.cli", "train", str(config), "--out", str(out)]
-    child = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
+    child = subprocess.Popen(
+        command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
     try:
         said = ""
         # The bar skips numbers when steps are quick.
         while not re.search(r"\b(?:[3-9]|\d\d+)/100000", said):
             said += child.stderr.read(1)
             assert child.poll() is None, said
-        child.send_signal(signal.SIGTERM)
+        # As service and cluster managers send it: to the workers, too.
+        os.killpg(child.pid, signal.SIGTERM)
+        # Ends when the last of the group has closed its standard error.
         _, rest = child.communicate(timeout=120)
     finally:
-        child.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
     assert child.returncode == 0, rest
     assert "the same command goes on from there" in rest
     resumed = Trainer(load_config(config), out)
