@@ -72,6 +72,7 @@ setup(
     ],
     extras_require={
         "onnx": ONNX,
+        "peers": [*ONNX, "onnx2torch>=1.5.15"],
         "onnxruntime": [*ONNX, "onnxruntime>=1.20"],
         "openvino": [*ONNX, "openvino>=2025.0"],
         "tensorrt": [*ONNX, "tensorrt>=10.0"],

@@ -75,7 +75,7 @@ def eager(model: onnx.ModelProto, precision: str, device: torch.device) -> Calla
         from onnx2torch import convert
     except ModuleNotFoundError:
         raise BackendUnavailableError(
-            "the peer in PyTorch needs onnx2torch: pip install onnx2torch"
+            "the peer in PyTorch needs onnx2torch: pip install 'pvt_mtl_perception[peers]'"
         ) from None
     module = convert(model).eval().to(device, DTYPES[precision]).to(memory_format=torch.channels_last)
 

@@ -1,0 +1,63 @@
+"""The benchmarks that take files of others refuse what they cannot use and tell what they measured."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from checkpoints import make_checkpoint
+
+onnx = pytest.importorskip("onnx", reason="onnx is not installed")
+
+PEERS = Path(__file__).resolve().parents[1] / "benchmarks" / "peers.py"
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(PEERS), *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+
+
+def write_peer(path: Path, inputs: int = 1) -> Path:
+    """A network of one convolution, its batch and size open."""
+    from onnx import TensorProto, helper
+
+    shapes = {"x": ["batch", 3, "height", "width"], "y": ["batch", 8, "height", "width"], "w": [8, 3, 1, 1]}
+    values = {n: helper.make_tensor_value_info(n, TensorProto.FLOAT, shape) for n, shape in shapes.items()}
+    weights = helper.make_tensor("w", TensorProto.FLOAT, shapes["w"], [0.5] * 24)
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["x", "w"], ["y"])],
+        "peer",
+        [values["x"], *([values["w"]] if inputs > 1 else [])],
+        [values["y"]],
+        [] if inputs > 1 else [weights],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, path)
+    return path
+
+
+def test_a_peer_is_timed_beside_network_and_predictor(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    model = make_checkpoint(tmp_path / "untrained.safetensors")
+    peer = write_peer(tmp_path / "peer.onnx")
+    done = run(
+        *(peer, "--checkpoint", model, "--size", 64, 96, "--rounds", 1, "--calls", 1),
+        *("--engines", "onnxruntime:fp32", "openvino:fp16", "--json", tmp_path / "peers.json"),
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "peers.json").read_text())
+    (row,) = report["rows"]
+    assert report["shape"] == [1, 3, 64, 96]
+    assert 0 < row["peer"] < row["predict"]
+    assert row["ratio_predict"] == pytest.approx(row["peer"] / row["predict"])
+    assert "openvino:fp16: not measured" in done.stdout
+
+
+def test_a_peer_that_takes_no_single_image_is_named(tmp_path: Path) -> None:
+    done = run(write_peer(tmp_path / "two.onnx", inputs=2), "--engines", "onnxruntime:fp32")
+    assert done.returncode != 0
+    assert "two.onnx needs one input (N, 3, H, W); it has ['x', 'w']" in done.stderr
