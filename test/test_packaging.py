@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import os
 import subprocess
 import sys
@@ -150,3 +151,26 @@ def test_pickles_are_loaded_in_one_place_and_as_weights_only():
 
     assert set(calls) == {f"{PACKAGE}/model/pretrained.py"}
     assert calls[f"{PACKAGE}/model/pretrained.py"]["weights_only"] == "True"
+
+
+def test_an_environment_that_is_up_to_date_is_left_alone(tmp_path, monkeypatch, capsys):
+    path = REPOSITORY / "scripts" / "setup_environment.py"
+    spec = importlib.util.spec_from_file_location("setup_environment", path)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    done = []
+    monkeypatch.setattr(script, "check_machine", lambda distro: done.append("checked"))
+    monkeypatch.setattr(script, "make_venv", lambda venv, distro: done.append("made"))
+    monkeypatch.setattr(script, "install_packages", lambda venv, distro: done.append("installed"))
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python").touch()
+
+    script.set_up(tmp_path)
+    assert done == ["checked", "made", "installed"]
+    script.set_up(tmp_path)
+    assert done == ["checked", "made", "installed"]
+    assert capsys.readouterr().out.count("The environment is ready") == 1
+
+    (tmp_path / "setup-key").write_text("of other requirements")
+    script.set_up(tmp_path)
+    assert done == 2 * ["checked", "made", "installed"]
