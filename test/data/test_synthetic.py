@@ -172,13 +172,14 @@ def best_threshold_accuracy(values: np.ndarray, labels: np.ndarray) -> float:
     return float(max(score.max(), (1 - score).max()))
 
 
-def test_mean_brightness_alone_does_not_tell_the_time_of_day(frames: list[Rendered]) -> None:
-    labels = np.array([frame.sample.classes["timeofday"] for frame in frames])
+def test_mean_brightness_alone_does_not_tell_weather_scene_or_time_of_day(frames: list[Rendered]) -> None:
     brightness = np.array([frame.sample.image.mean() for frame in frames])
-    shown = labels >= 0
-    for name, bound in (("daytime", 0.9), ("dawn/dusk", 0.85), ("night", 0.9)):
-        accuracy = best_threshold_accuracy(brightness[shown], labels[shown] == TIME_OF_DAY.index(name))
-        assert accuracy < bound, name
+    for group, names in (("weather", WEATHER), ("scene", SCENE), ("timeofday", TIME_OF_DAY)):
+        labels = np.array([frame.sample.classes[group] for frame in frames])
+        shown = labels >= 0
+        for number, name in enumerate(names.names):
+            accuracy = best_threshold_accuracy(brightness[shown], labels[shown] == number)
+            assert accuracy < (0.9 if group == "timeofday" else 0.85), name
 
 
 def test_train_and_test_share_no_texture_body_or_colour() -> None:
