@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pvt_mtl_perception.data.sources import SourceConfig
+    from collections.abc import Callable
+
     from pvt_mtl_perception.study.config import StudyConfig
     from pvt_mtl_perception.study.executors import Executor
     from pvt_mtl_perception.study.jobs import Job
@@ -42,20 +43,52 @@ def _size(text: str) -> tuple[int, int]:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the verb's arguments."""
     commands = parser.add_subparsers(dest="command", metavar="<command>", required=True)
+    whole = commands.add_parser(
+        "all",
+        help="everything, from the trials to the report",
+        description="Tunes where the study has trials, runs the jobs, measures costs and, with --robustness, "
+        "scores under corruptions, and writes the report. The same command goes on after an interruption. "
+        "Ends with status 1 where a job failed.",
+    )
+    tune = commands.add_parser(
+        "tune",
+        help="run the arms' trials, from which run takes the best of each arm",
+        description="Runs the trials that are not finished, and writes those arms into tuning.json whose "
+        "trials all are. Says what is missing for the others.",
+    )
     run_command = commands.add_parser(
         "run",
         help="run what is not finished yet",
         description="Runs every job that is not finished; the same command goes on after an interruption. "
         "Several runners may work on one folder. Ends with status 1 where a job failed.",
     )
-    tune = commands.add_parser(
-        "tune",
-        help="run the arms' trials, from which run takes the best of each arm",
-        description="Runs the trials that are not finished, and writes tuning.json.",
+    status = commands.add_parser("status", help="jobs by arm and state, and when the rest will be done")
+    cost = commands.add_parser(
+        "cost",
+        help="measure what each arm's network costs, for the report",
+        description="Measures parameters, operations, latency and memory of each arm's network, and writes "
+        "cost.json into the study's folder after each; what was measured under the same settings stays.",
     )
-    for command in (run_command, tune):
+    robustness = commands.add_parser(
+        "robustness",
+        help="score finished jobs under corruptions, for the report",
+        description="Scores the weights of finished jobs on their test images as they are and under "
+        "corruptions, and writes robustness/scores.json into each job's folder. What is there is not "
+        "measured again; the same command goes on after an interruption, and with what was finished since.",
+    )
+    report = commands.add_parser(
+        "report",
+        help="what the finished jobs show",
+        description="Prints each comparison's claim, and writes report.html, report.md with its figures, and "
+        "comparisons.json with every seed's values. Trains and times nothing.",
+    )
+    for command in (whole, tune, run_command, status, cost, robustness, report):
         _add_common(command)
-        _add_arms(command)
+    for command in (whole, tune, run_command, status, cost, robustness):
+        command.add_argument("--arms", nargs="+", metavar="ARM", help="only these arms (default: all)")
+    for command in (whole, tune, run_command):
+        _add_runner(command)
+    for command in (tune, run_command):
         command.add_argument(
             "--jobs",
             type=_part,
@@ -63,67 +96,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             metavar="K/N",
             help="only the K-th of N parts, for a cluster's job array (default: all)",
         )
-        command.add_argument(
-            "--workers", type=_count, default=1, help="jobs beside each other (default: %(default)s)"
-        )
-        command.add_argument("--threads", type=_count, help="CPU threads of a job (default: torch's choice)")
-        command.add_argument(
-            "--device",
-            default="cpu",
-            help="torch device, or several with commas, dealt to the workers (default: %(default)s)",
-        )
-        command.add_argument(
-            "--executor",
-            choices=["local", "ray"],
-            default="local",
-            help="processes of this machine, or tasks of an existing Ray cluster (default: %(default)s)",
-        )
-    status = commands.add_parser("status", help="jobs by arm and state, and when the rest will be done")
-    _add_common(status)
-    _add_arms(status)
-    report = commands.add_parser(
-        "report",
-        help="what the finished jobs show",
-        description="Prints each comparison's claim, and writes report.html, report.md with its figures, and "
-        "comparisons.json with every seed's values. Trains and times nothing.",
-    )
-    _add_common(report)
-    report.add_argument(
-        "--to", type=Path, metavar="DIR", help="folder for the report (default: the study's folder)"
-    )
-    report.add_argument(
-        "--replicates",
-        type=_count,
-        default=2000,
-        help="draws of the bootstrap over seeds and images (default: %(default)s)",
-    )
-    cost = commands.add_parser(
-        "cost",
-        help="measure what each arm's network costs, for the report",
-        description="Measures parameters, operations, latency and memory of each arm's network, and writes "
-        "cost.json into the study's folder after each; what was measured under the same settings stays.",
-    )
-    _add_common(cost)
-    _add_arms(cost)
-    cost.add_argument(
-        "--size",
-        type=_size,
-        nargs="+",
-        default=[(1280, 720)],
-        metavar="WxH",
-        help="frames in pixels (default: 1280x720)",
-    )
-    cost.add_argument(
-        "--batch",
-        type=_count,
-        default=6,
-        help="frames of the larger batch, beside single ones (default: %(default)s)",
-    )
-    cost.add_argument("--calls", type=_count, default=20, help="timed at each batch (default: %(default)s)")
-    cost.add_argument("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
+    for command in (whole, cost):
+        _add_cost(command)
+    for command in (cost, robustness):
+        command.add_argument("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
     cost.add_argument(
         "--precision", choices=["fp32", "fp16", "bf16"], default="fp32", help="default: %(default)s"
     )
+    whole.add_argument("--robustness", action="store_true", help="score under corruptions, too")
+    for command in (whole, robustness):
+        _add_robustness(command)
+    robustness.add_argument(
+        "--fraction",
+        type=float,
+        help="of the training data (default: the pre-registered one, which the report reads)",
+    )
+    robustness.add_argument("--seeds", type=int, nargs="+", metavar="SEED", help="only these (default: all)")
+    for command in (whole, report):
+        _add_report(command)
     affinity = commands.add_parser(
         "affinity",
         help="which tasks belong together, from runs that measured it",
@@ -146,8 +136,73 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the study")
 
 
-def _add_arms(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--arms", nargs="+", metavar="ARM", help="only these arms (default: all)")
+def _add_runner(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--workers", type=_count, default=1, help="jobs beside each other (default: %(default)s)"
+    )
+    parser.add_argument("--threads", type=_count, help="CPU threads of a job (default: torch's choice)")
+    parser.add_argument(
+        "--device",
+        default="cpu",
+        help="torch device, or several with commas, dealt to the workers (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--executor",
+        choices=["local", "ray"],
+        default="local",
+        help="processes of this machine, or tasks of an existing Ray cluster (default: %(default)s)",
+    )
+
+
+def _add_cost(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--size",
+        type=_size,
+        nargs="+",
+        default=[(1280, 720)],
+        metavar="WxH",
+        help="frames in pixels whose cost is measured (default: 1280x720)",
+    )
+    parser.add_argument(
+        "--batch",
+        type=_count,
+        default=6,
+        help="frames of the larger batch, beside single ones (default: %(default)s)",
+    )
+    parser.add_argument("--calls", type=_count, default=20, help="timed at each batch (default: %(default)s)")
+
+
+def _add_robustness(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--corruptions",
+        nargs="+",
+        default=["all"],
+        metavar="NAME",
+        help="fog, rain, night, motion_blur, noise and jpeg, or `all` of them (default)",
+    )
+    parser.add_argument(
+        "--strengths",
+        type=int,
+        nargs="+",
+        default=[1, 2, 3, 4, 5],
+        metavar="S",
+        help="of the corruptions, 1 to 5 (default: all)",
+    )
+    parser.add_argument(
+        "--frames", type=_count, metavar="N", help="so many test images, drawn at random (default: all)"
+    )
+
+
+def _add_report(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--to", type=Path, metavar="DIR", help="folder for the report (default: the study's folder)"
+    )
+    parser.add_argument(
+        "--replicates",
+        type=_count,
+        default=2000,
+        help="draws of the bootstrap over seeds and images (default: %(default)s)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -161,49 +216,93 @@ def run(args: argparse.Namespace) -> int:
 
     if args.command == "affinity":
         return _affinity(args)
-    study = load_study(args.study)
-    if args.command == "status":
-        return _status(study, args)
-    if args.command == "report":
-        return _report(study, args)
-    if args.command == "cost":
-        return _cost(study, args)
-    if args.command == "tune":
-        return _tune(study, args)
-    return _run(study, args)
+    verbs: dict[str, Callable[[StudyConfig, argparse.Namespace], int]] = {
+        "all": _all,
+        "tune": _tune,
+        "run": _run,
+        "status": _status,
+        "cost": _cost,
+        "robustness": _robustness,
+        "report": _report,
+    }
+    return verbs[args.command](load_study(args.study), args)
 
 
 def _jobs(study: StudyConfig, args: argparse.Namespace) -> list[Job]:
+    """All jobs; arms whose trials are not all finished have the settings that they begin the trials with."""
+    from pvt_mtl_perception.study.jobs import study_jobs, tuning_so_far
+
+    return study_jobs(study, args.study, tuning_so_far(study, args.out).settings if study.tuning else None)
+
+
+def _tuned_jobs(study: StudyConfig, args: argparse.Namespace) -> list[Job]:
+    """All jobs, once the trials of the arms that are asked for are there."""
     from pvt_mtl_perception.study.jobs import read_tuning, study_jobs
 
-    return study_jobs(study, args.study, read_tuning(study, args.out) if study.tuning is not None else None)
+    _check_arms(study, args)
+    return study_jobs(study, args.study, read_tuning(study, args.out, args.arms) if study.tuning else None)
+
+
+def _check_arms(study: StudyConfig, args: argparse.Namespace) -> None:
+    for arm in args.arms or ():
+        if arm not in study.arms:
+            raise ValueError(f"{args.study} has no arm {arm!r}; it has {', '.join(study.arms)}")
 
 
 def _of_arms(jobs: list[Job], study: StudyConfig, args: argparse.Namespace) -> list[Job]:
+    _check_arms(study, args)
     if args.arms is None:
         return jobs
-    if unknown := [arm for arm in args.arms if arm not in study.arms]:
-        raise ValueError(f"{args.study} has no arm {unknown[0]!r}; it has {', '.join(study.arms)}")
     kept = [job for job in jobs if job.arm in args.arms]
     needed = {job.needs for job in kept}
     return [job for job in jobs if job.id in needed] + kept
 
 
+def _tuning_remarks(study: StudyConfig, args: argparse.Namespace) -> list[str]:
+    """What is to be said of trials that are not there, or not those of the study file."""
+    from pvt_mtl_perception.study.jobs import TUNING, tuning_so_far
+
+    if study.tuning is None:
+        return []
+    tuning = tuning_so_far(study, args.out)
+    absent = [arm for arm in study.arms if arm not in tuning.record]
+    changed = [arm for arm in tuning.problems if arm in tuning.record]
+    lines = []
+    if absent:
+        lines.append(f"{TUNING} has no settings of {', '.join(absent)} yet: their trials are not done")
+    if changed:
+        lines.append(f"{TUNING} has other trials of {', '.join(changed)} than the study file")
+    return lines
+
+
 def _status(study: StudyConfig, args: argparse.Namespace) -> int:
+    from pvt_mtl_perception.study.jobs import registration, tuning_jobs, unfinished_trials
     from pvt_mtl_perception.study.registration import changes
     from pvt_mtl_perception.study.runner import outdated_jobs, status_table
 
-    all_jobs = _jobs(study, args)
-    jobs = _of_arms(all_jobs, study, args)
+    jobs = _of_arms(_jobs(study, args), study, args)
+    remarks = _tuning_remarks(study, args)
+    if study.tuning is not None and remarks:
+        trials = _of_arms(tuning_jobs(study, args.study), study, args)
+        print(f"trials of {study.name} in {args.out}: {len(trials)} jobs")
+        print(status_table(args.out, trials) + "\n")
+        if not unfinished_trials(study, args.out):
+            remarks.append(f"the trials are done: {_tune_command(args)} chooses from them")
     print(f"{study.name} in {args.out}: {len(jobs)} jobs")
     print(status_table(args.out, jobs))
-    for line in (*changes(args.out, _registered(study, all_jobs)), *outdated_jobs(args.out, jobs)):
+    content = registration(study, args.study)
+    for line in (*remarks, *changes(args.out, content), *outdated_jobs(args.out, jobs)):
         print(line)
     return 0
 
 
+def _tune_command(args: argparse.Namespace) -> str:
+    return f"`pvt-mtl study tune {args.study} --out {args.out}`"
+
+
 def _report(study: StudyConfig, args: argparse.Namespace) -> int:
-    from pvt_mtl_perception.study.registration import changes, registrations
+    from pvt_mtl_perception.study.jobs import registration
+    from pvt_mtl_perception.study.registration import changes, registrations, unrecorded
     from pvt_mtl_perception.study.report.build import build_report, write_report
     from pvt_mtl_perception.study.report.threats import Standing
     from pvt_mtl_perception.study.runner import outdated_jobs
@@ -211,10 +310,17 @@ def _report(study: StudyConfig, args: argparse.Namespace) -> int:
     jobs = _jobs(study, args)
     if not args.out.is_dir():
         raise FileNotFoundError(f"no study folder at {args.out}")
-    changed, outdated = changes(args.out, _registered(study, jobs)), outdated_jobs(args.out, jobs)
+    content = registration(study, args.study)
+    changed, outdated = changes(args.out, content), outdated_jobs(args.out, jobs)
     # A report is read elsewhere: which folder to remove is for the terminal.
     told = [line.partition("; remove ")[0] for line in outdated]
-    standing = Standing(registrations(args.out), changed, told)
+    standing = Standing(
+        registrations(args.out),
+        changed,
+        told,
+        unrecorded(args.out, content),
+        _tuning_remarks(study, args),
+    )
     report = build_report(study, jobs, args.out, standing, args.replicates, progress=True)
     for one in report.compared:
         kind = (
@@ -228,7 +334,7 @@ def _report(study: StudyConfig, args: argparse.Namespace) -> int:
         for name, seeds in one.missing.items():
             if seeds:
                 print(f"  {name}: not finished in both arms with the seeds {', '.join(map(str, seeds))}")
-    for line in (*changed, *outdated):
+    for line in (*changed, *standing.unrecorded, *standing.tuning, *outdated):
         print(line)
     to = args.to or args.out
     write_report(to, report)
@@ -251,6 +357,37 @@ def _cost(study: StudyConfig, args: argparse.Namespace) -> int:
     return 0
 
 
+def _robustness(study: StudyConfig, args: argparse.Namespace) -> int:
+    from pvt_mtl_perception.evaluation.corruptions import CORRUPTIONS, STRENGTHS
+    from pvt_mtl_perception.study.robustness import Conditions, measure_robustness
+
+    names = list(CORRUPTIONS) if "all" in args.corruptions else list(dict.fromkeys(args.corruptions))
+    for name in names:
+        if name not in CORRUPTIONS:
+            raise ValueError(f"--corruptions {name}: known are {', '.join(CORRUPTIONS)} and all")
+    strengths = sorted(set(args.strengths))
+    if not set(strengths) <= set(STRENGTHS):
+        raise ValueError(f"--strengths {' '.join(map(str, args.strengths))}: they go from 1 to 5")
+    fraction = study.preregistration.fraction if args.fraction is None else args.fraction
+    if fraction not in study.fractions:
+        raise ValueError(
+            f"--fraction {fraction:g}: the study has {', '.join(f'{f:g}' for f in study.fractions)}"
+        )
+    if unknown := [seed for seed in args.seeds or () if seed not in study.seeds]:
+        raise ValueError(f"--seeds {unknown[0]}: the study has {', '.join(map(str, study.seeds))}")
+    jobs = [
+        job
+        for job in _of_arms(_jobs(study, args), study, args)
+        if job.arm is not None and job.fraction == fraction and (args.seeds is None or job.seed in args.seeds)
+    ]
+    conditions = Conditions(names, strengths, args.frames)
+    measured = measure_robustness(study, jobs, args.out, conditions, args.device)
+    print(f"{measured.done} of {len(jobs)} jobs measured under {', '.join(names)}")
+    for line in measured.skipped:
+        print(f"not measured: {line}")
+    return 0
+
+
 def _affinity(args: argparse.Namespace) -> int:
     from pvt_mtl_perception.study.affinity import (
         affinity_figure,
@@ -266,39 +403,115 @@ def _affinity(args: argparse.Namespace) -> int:
     return 0
 
 
+def _all(study: StudyConfig, args: argparse.Namespace) -> int:
+    # Costs and scores are measured by this process, on one device; a Ray cluster's may be elsewhere.
+    device = "auto" if args.executor == "ray" else args.device.split(",")[0]
+    single = argparse.Namespace(**{**vars(args), "jobs": (1, 1)})
+    measuring = argparse.Namespace(
+        **{**vars(args), "device": device, "precision": "fp32", "fraction": None, "seeds": None}
+    )
+    parts: list[tuple[str, Callable[[], int]]] = []
+    if study.tuning is not None:
+        parts.append(("tune", lambda: _tune(study, single)))
+    parts += [("run", lambda: _run(study, single)), ("cost", lambda: _cost(study, measuring))]
+    if any(job.config.affinity is not None for job in _of_arms(_jobs(study, args), study, args)):
+        parts.append(("affinity", lambda: _affinities(study, args)))
+    if args.robustness:
+        parts.append(("robustness", lambda: _robustness(study, measuring)))
+    parts.append(("report", lambda: _report(study, args)))
+    failed = []
+    for number, (name, work) in enumerate(parts, start=1):
+        print(f"part {number} of {len(parts)}: {name}", flush=True)
+        if work():
+            failed.append(name)
+            if name == "tune":
+                # Nothing is run with settings that were not chosen yet.
+                break
+    if failed:
+        print(f"jobs failed in {' and '.join(failed)}; the same command tries them again")
+    return SOME_FAILED if failed else 0
+
+
+def _affinities(study: StudyConfig, args: argparse.Namespace) -> int:
+    """One picture for each arm whose finished jobs measured how their tasks bear on each other."""
+    from pvt_mtl_perception.study.jobs import job_folder
+
+    runs: dict[str, list[Path]] = {}
+    for job in _of_arms(_jobs(study, args), study, args):
+        folder = job_folder(args.out, job)
+        measured = folder.result.is_file() and (folder.path / "affinity.jsonl").is_file()
+        if job.arm is not None and job.fraction == study.preregistration.fraction and measured:
+            runs.setdefault(job.arm, []).append(folder.path)
+    for arm, folders in runs.items():
+        print(f"{arm}:")
+        _affinity(argparse.Namespace(runs=folders, out=args.out / f"affinity_{arm}.png"))
+    return 0
+
+
 def _run(study: StudyConfig, args: argparse.Namespace) -> int:
-    from pvt_mtl_perception.study.jobs import job_folder, part_of
-    from pvt_mtl_perception.study.registration import changes, register
+    from pvt_mtl_perception.study.jobs import part_of
     from pvt_mtl_perception.study.runner import outdated_jobs
 
-    jobs = _jobs(study, args)
-    own = part_of(_of_arms(jobs, study, args), args.jobs)
+    own = part_of(_of_arms(_tuned_jobs(study, args), study, args), args.jobs)
     executor = _executor(args)
-    finished = sum(job_folder(args.out, job).result.is_file() for job in jobs)
-    content = _registered(study, jobs)
-    register(args.out, content, finished)
-    for line in (*changes(args.out, content), *outdated_jobs(args.out, own)):
+    for line in (*_register(study, args), *outdated_jobs(args.out, own)):
         print(f"warning: {line}", file=sys.stderr)
     return _work(own, executor, args)
 
 
+def _register(study: StudyConfig, args: argparse.Namespace) -> list[str]:
+    """Stores what is decided, before the first trial or job; lines on what was changed since."""
+    from pvt_mtl_perception.study.jobs import job_folder, registration, trial_ids, unfinished_trials
+    from pvt_mtl_perception.study.registration import changes, register
+
+    finished = sum(job_folder(args.out, job).result.is_file() for job in _jobs(study, args))
+    trials = [sum(map(len, ids.values())) for ids in (trial_ids(study), unfinished_trials(study, args.out))]
+    content = registration(study, args.study)
+    register(args.out, content, finished, trials[0] - trials[1])
+    return changes(args.out, content)
+
+
 def _tune(study: StudyConfig, args: argparse.Namespace) -> int:
+    from pvt_mtl_perception.study.jobs import part_of, tuning_jobs
+
+    jobs = _of_arms(tuning_jobs(study, args.study), study, args)
+    own = part_of(jobs, args.jobs)
+    executor = _executor(args)
+    for line in _register(study, args):
+        print(f"warning: {line}", file=sys.stderr)
+    status = _work(own, executor, args)
+    _choose(study, args)
+    return status
+
+
+def _choose(study: StudyConfig, args: argparse.Namespace) -> None:
+    """Writes the best trial of each arm whose trials are all finished, and says what the others lack."""
     import json
 
     from pvt_mtl_perception.study.folder import write_atomically
-    from pvt_mtl_perception.study.jobs import part_of, tuning_jobs, tuning_record
+    from pvt_mtl_perception.study.jobs import TUNING, tuning_record, tuning_so_far, unfinished_trials
 
-    jobs = _of_arms(tuning_jobs(study, args.study), study, args)
-    if status := _work(part_of(jobs, args.jobs), _executor(args), args):
-        return status
-    if args.arms is None and args.jobs == (1, 1):
-        record = tuning_record(study, args.study, args.out)
-        path = args.out / "tuning.json"
-        write_atomically(path, json.dumps(record, indent=1) + "\n")
-        for arm, trials in record.items():
+    missing, record = unfinished_trials(study, args.out), {}
+    complete = [arm for arm in study.arms if arm not in missing]
+    path = args.out / TUNING
+    if complete:
+        before = tuning_so_far(study, args.out)
+        # Its trials may have been removed since, to save space.
+        kept = {arm: found for arm, found in before.record.items() if arm not in before.problems}
+        record = kept | tuning_record(study, args.study, args.out, complete)
+        ordered = {arm: record[arm] for arm in study.arms if arm in record}
+        write_atomically(path, json.dumps(ordered, indent=1) + "\n")
+        for arm in complete:
+            trials = record[arm]
             print(f"{arm}: trial {trials['chosen']} of {len(trials['trials'])}: {trials['settings']}")
         print(path)
-    return 0
+    if lacking := [arm for arm in missing if arm not in record]:
+        ids = [job_id for arm in lacking for job_id in missing[arm]]
+        told = ", ".join(ids[:6]) + (f" and {len(ids) - 6} more" if len(ids) > 6 else "")
+        print(
+            f"{path} lacks {', '.join(lacking)}: {len(ids)} trials are not finished ({told}). Whichever call "
+            f"of `study tune` finishes an arm's last one adds it; {_tune_command(args)} runs them all"
+        )
 
 
 def _work(jobs: list[Job], executor: Executor, args: argparse.Namespace) -> int:
@@ -316,16 +529,9 @@ def _executor(args: argparse.Namespace) -> Executor:
     from pvt_mtl_perception.study.executors import LocalExecutor, RayExecutor
 
     if args.executor == "ray":
+        if "," in args.device:
+            raise ValueError(
+                f"--device {args.device}: Ray deals out devices itself; with --executor ray use cpu or cuda"
+            )
         return RayExecutor(args.workers, args.device, args.threads)
     return LocalExecutor(args.workers, args.device.split(","), args.threads)
-
-
-def _registered(study: StudyConfig, jobs: list[Job]) -> dict[str, object]:
-    from pvt_mtl_perception.study.config import registered
-
-    test_sets: dict[str, list[SourceConfig]] = {arm: [] for arm in study.arms}
-    for job in jobs:
-        if job.arm is not None:
-            known = test_sets[job.arm]
-            known += [source for source in job.config.evaluate if source not in known]
-    return registered(study, test_sets)

@@ -256,13 +256,17 @@ def _below(values: Any, key: str, place: str) -> Any:
     return values[key]
 
 
-def registered(study: StudyConfig, test_sets: Mapping[str, list[SourceConfig]]) -> dict[str, Any]:
+def registered(
+    study: StudyConfig, test_sets: Mapping[str, list[SourceConfig]], training: Mapping[str, Any]
+) -> dict[str, Any]:
     """What a change of after the first job has to be told: all that bears on the claims, as plain data.
 
     Args:
         study: the study.
         test_sets: by arm.
+        training: settings by arm and, under ``pretraining``, by pretraining.
     """
+    tuning = study.tuning
     content = {
         "preregistration": dataclasses.asdict(study.preregistration),
         "arms": sorted(study.arms),
@@ -270,6 +274,15 @@ def registered(study: StudyConfig, test_sets: Mapping[str, list[SourceConfig]]) 
         "fractions": study.fractions,
         "subset_seed": study.subset_seed,
         "test_sets": {arm: [_set_keys(source) for source in test_sets[arm]] for arm in sorted(test_sets)},
+        "trials": {arm: study.arms[arm].trials for arm in sorted(study.arms)},
+        "tuning": tuning
+        and {
+            "seed": tuning.seed,
+            "fraction": tuning.fraction,
+            "evaluate": [_set_keys(source) for source in tuning.evaluate],
+        },
+        "by_seed": study.by_seed,
+        "training": training,
     }
     plain: dict[str, Any] = json.loads(json.dumps(content))
     return plain

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pvt_mtl_perception.study.config import StudyConfig, endpoint_value
+from pvt_mtl_perception.data.sources import SourceConfig
+from pvt_mtl_perception.study.config import EndpointConfig, StudyConfig, endpoint_value, registered
 from pvt_mtl_perception.study.folder import STUDY_VARIABLE, JobFolder, write_atomically
 from pvt_mtl_perception.training.config import FREE_KEYS, TrainingConfig, compose_config, config_yaml
 
@@ -65,7 +66,7 @@ def arm_config(study: StudyConfig, path: Path, arm: str, *changes: Mapping[str, 
         FileNotFoundError, ValueError: as ``load_config``, naming the arm.
     """
     settings = study.arms[arm]
-    parts = [study.training, settings.training, *changes]
+    parts = [study.training, settings.training, *filter(None, changes)]
     if settings.pretraining is not None:
         weights = f"${STUDY_VARIABLE}/jobs/pretraining/{settings.pretraining}/model.safetensors"
         parts.append({"initial_weights": weights})
@@ -128,13 +129,13 @@ def tuning_jobs(study: StudyConfig, path: Path) -> list[Job]:
         raise ValueError(f"{path} has no trials to tune")
     trials = []
     for arm, settings in study.arms.items():
-        for number, changes in enumerate(settings.trials):
+        for job_id, changes in zip(trial_ids(study)[arm], settings.trials, strict=True):
             config = _of_part(
                 arm_config(study, path, arm, changes), study, study.tuning.fraction, study.tuning.seed
             )
             trials.append(
                 Job(
-                    id=f"tuning/{arm}/{number}",
+                    id=job_id,
                     arm=arm,
                     fraction=study.tuning.fraction,
                     seed=study.tuning.seed,
@@ -214,27 +215,104 @@ def _equal_where_known(stored: Any, current: Any) -> bool:
     return bool(stored == current)
 
 
-def tuning_record(study: StudyConfig, path: Path, out: Path) -> dict[str, Any]:
-    """Every arm's trials with their scores, and the best one.
-
-    The objective is the mean of the endpoints of the tasks that the arm learns.
-
-    Returns:
-        by arm ``trials`` (each ``settings``, ``endpoints``, ``objective``), ``chosen`` (a number) and
-        ``settings`` (the chosen ones).
+def registration(study: StudyConfig, path: Path) -> dict[str, Any]:
+    """What is decided before the first trial or job, for ``register``.
 
     Raises:
-        ValueError: when a trial is not finished, naming it.
+        FileNotFoundError, ValueError: as ``load_config``.
+    """
+    test_sets: dict[str, list[SourceConfig]] = {}
+    arms: dict[str, Any] = {}
+    for arm in study.arms:
+        configs = [arm_config(study, path, arm, fold) for fold in study.by_seed or [{}]]
+        evaluated = test_sets.setdefault(arm, [])
+        evaluated += [s for config in configs for s in config.evaluate if s not in evaluated]
+        # Each seed has its own, and the other folds are under ``by_seed``.
+        arms[arm] = _decided(configs[0], FREE_KEYS | {"seed"})
+    pretraining = {
+        job.id.partition("/")[2]: _decided(job.config, FREE_KEYS) for job in _pretrainings(study, path)
+    }
+    return registered(study, test_sets, {**arms, **({"pretraining": pretraining} if pretraining else {})})
+
+
+def _decided(config: TrainingConfig, left_out: Collection[str]) -> dict[str, Any]:
+    """A run's keys without defaults, so that a key which a later version adds changes nothing."""
+    return {key: value for key, value in _without_defaults(config).items() if key not in left_out}
+
+
+def _without_defaults(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_without_defaults(child) for child in value]
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        return value
+    kept = {}
+    for item in dataclasses.fields(value):
+        found = getattr(value, item.name)
+        default = item.default_factory() if callable(item.default_factory) else item.default
+        if found != default:
+            kept[item.name] = _without_defaults(found)
+    return kept
+
+
+def trial_ids(study: StudyConfig) -> dict[str, list[str]]:
+    """By arm the ids of its trials."""
+    return {
+        arm: [f"tuning/{arm}/{number}" for number in range(len(settings.trials))]
+        for arm, settings in study.arms.items()
+    }
+
+
+def unfinished_trials(study: StudyConfig, out: Path) -> dict[str, list[str]]:
+    """By arm the ids of its trials that are not finished, of arms that have any such."""
+    missing = {
+        arm: [job_id for job_id in ids if not job_folder(out, job_id).result.is_file()]
+        for arm, ids in trial_ids(study).items()
+    }
+    return {arm: ids for arm, ids in missing.items() if ids}
+
+
+def deciding_endpoints(study: StudyConfig, tasks: Collection[str]) -> list[EndpointConfig]:
+    """The endpoints whose mean decides between the trials of an arm with these tasks.
+
+    The primary ones, because a secondary one (AP50 beside AP) would let its task count twice; all of them
+    where none is primary.
+    """
+    own = [endpoint for endpoint in study.preregistration.endpoints if endpoint.task in tasks]
+    return [endpoint for endpoint in own if endpoint.primary] or own
+
+
+def tuning_record(
+    study: StudyConfig, path: Path, out: Path, arms: Collection[str] | None = None
+) -> dict[str, Any]:
+    """The trials of arms with their scores, and the best one of each.
+
+    The objective is the mean of ``deciding_endpoints``.
+
+    Args:
+        study: the study.
+        path: its file.
+        out: its folder.
+        arms: which; all where None.
+
+    Returns:
+        by arm ``trials`` (each ``settings``, ``endpoints``, ``objective``), ``objective`` (the names of the
+        endpoints whose mean it is), ``chosen`` (a number) and ``settings`` (the chosen ones).
+
+    Raises:
+        ValueError: when a trial is not finished, or was run under another configuration, naming it.
     """
     jobs = tuning_jobs(study, path)
     assert study.tuning is not None
     sources = {source.kind: f"{source.kind}/{source.split}" for source in study.tuning.evaluate}
     record: dict[str, Any] = {}
     for arm, settings in study.arms.items():
+        if arms is not None and arm not in arms:
+            continue
         trials: list[dict[str, Any]] = []
         objectives: list[float] = []
-        for number, changes in enumerate(settings.trials):
-            job = next(job for job in jobs if job.id == f"tuning/{arm}/{number}")
+        deciding: list[str] = []
+        for job_id, changes in zip(trial_ids(study)[arm], settings.trials, strict=True):
+            job = next(job for job in jobs if job.id == job_id)
             folder = job_folder(out, job)
             if not folder.result.is_file():
                 raise ValueError(f"the trial {job.id} is not finished; `pvt-mtl study tune` runs the trials")
@@ -251,25 +329,75 @@ def tuning_record(study: StudyConfig, path: Path, out: Path) -> dict[str, Any]:
                 for endpoint in study.preregistration.endpoints
                 if endpoint.task in job.config.model.tasks
             }
-            objectives.append(sum(values.values()) / len(values))
+            deciding = [endpoint.name for endpoint in deciding_endpoints(study, job.config.model.tasks)]
+            if not deciding:
+                raise ValueError(
+                    f"no endpoint is about a task of the arm {arm!r}: its trials cannot be compared"
+                )
+            objectives.append(sum(values[name] for name in deciding) / len(deciding))
             trials.append({"settings": changes, "endpoints": values, "objective": objectives[-1]})
         best = objectives.index(max(objectives))
-        record[arm] = {"trials": trials, "chosen": best, "settings": settings.trials[best]}
+        record[arm] = {
+            "trials": trials,
+            "objective": deciding,
+            "chosen": best,
+            "settings": settings.trials[best],
+        }
     return record
 
 
-def read_tuning(study: StudyConfig, out: Path) -> dict[str, dict[str, Any]]:
-    """By arm the settings that its trials were won by, as ``study tune`` left them in ``tuning.json``.
+TUNING = "tuning.json"
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What ``study tune`` left in ``tuning.json``.
+
+    Attributes:
+        record: by arm as of ``tuning_record``; arms whose trials are not all finished are not in it.
+        problems: by arm why the study cannot go on from the record.
+    """
+
+    record: dict[str, Any]
+    problems: dict[str, str]
+
+    @property
+    def settings(self) -> dict[str, dict[str, Any]]:
+        """By arm the settings that its trials were won by."""
+        return {arm: found["settings"] for arm, found in self.record.items()}
+
+
+def tuning_so_far(study: StudyConfig, out: Path) -> Tuning:
+    """The record that there is, of trials that the study may not have any more; empty where there is none."""
+    path = out / TUNING
+    record = json.loads(path.read_text()) if path.is_file() else {}
+    problems = {}
+    for arm, settings in study.arms.items():
+        if arm not in record:
+            problems[arm] = f"the trials of the arm {arm!r} are not in {path}; run `pvt-mtl study tune` first"
+        elif [trial["settings"] for trial in record[arm]["trials"]] != settings.trials:
+            problems[arm] = f"{path} has other trials of the arm {arm!r}; run `pvt-mtl study tune` again"
+    if not path.is_file():
+        reason = f"the study has trials and there is no {path}; run `pvt-mtl study tune` first"
+        problems = dict.fromkeys(study.arms, reason)
+    return Tuning({arm: record[arm] for arm in study.arms if arm in record}, problems)
+
+
+def read_tuning(
+    study: StudyConfig, out: Path, arms: Collection[str] | None = None
+) -> dict[str, dict[str, Any]]:
+    """By arm the settings that its trials were won by, of all arms that are in ``tuning.json``.
+
+    Args:
+        study: the study.
+        out: its folder.
+        arms: those that have to be in it; all where None.
 
     Raises:
-        ValueError: when there is no such file, or the study's trials are not those in it.
+        ValueError: when one of them is not, or the study's trials are not those in it.
     """
-    path = out / "tuning.json"
-    if not path.is_file():
-        raise ValueError(f"the study has trials and there is no {path}; run `pvt-mtl study tune` first")
-    record = json.loads(path.read_text())
-    for arm, settings in study.arms.items():
-        tried = [trial["settings"] for trial in record.get(arm, {}).get("trials", [])]
-        if tried != settings.trials:
-            raise ValueError(f"{path} has other trials of the arm {arm!r}; run `pvt-mtl study tune` again")
-    return {arm: record[arm]["settings"] for arm in study.arms}
+    tuning = tuning_so_far(study, out)
+    for arm, problem in tuning.problems.items():
+        if arms is None or arm in arms:
+            raise ValueError(problem)
+    return tuning.settings

@@ -63,6 +63,14 @@ class _Durations:
         return job.config.total_steps * sum(rates) / len(rates) if rates else None
 
 
+def end_time(seconds: float | None) -> str:
+    """The clock time in so many seconds, with the date where it is not today's; "unknown" for None."""
+    if seconds is None:
+        return "unknown"
+    end = datetime.now() + timedelta(seconds=seconds)
+    return f"{end:%H:%M}" if end.date() == datetime.now().date() else f"{end:%Y-%m-%d %H:%M}"
+
+
 class Progress:
     """Steps, states and the end time of some jobs, read from their folders.
 
@@ -121,10 +129,7 @@ class Progress:
 
     def end(self) -> str:
         """When the jobs that are left will be done; "unknown" before anything was measured."""
-        if self._left is None:
-            return "unknown"
-        end = datetime.now() + timedelta(seconds=self._left)
-        return f"{end:%H:%M}" if end.date() == datetime.now().date() else f"{end:%Y-%m-%d %H:%M}"
+        return end_time(self._left)
 
     def seconds_per_job(self, arm: str | None) -> float | None:
         """Mean duration of an arm's finished jobs."""
@@ -134,7 +139,7 @@ class Progress:
 
 
 @contextmanager
-def _terminate_as_interrupt() -> Iterator[None]:
+def terminate_as_interrupt() -> Iterator[None]:
     """SIGTERM, which a cluster sends before its time limit, does what Ctrl-C does."""
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
@@ -171,7 +176,7 @@ def run_jobs(out: Path, jobs: Sequence[Job], executor: Executor) -> list[Failure
     progress = Progress(out, jobs)
     progress.look(executor.slots)
     with (
-        _terminate_as_interrupt(),
+        terminate_as_interrupt(),
         tqdm(
             total=progress.total_steps,
             initial=progress.steps,

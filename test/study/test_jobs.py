@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -15,16 +16,21 @@ import pytest
 from study_files import study_content, write_study
 
 from pvt_mtl_perception.cli import main
+from pvt_mtl_perception.evaluation.cost import count_flops
+from pvt_mtl_perception.model.checkpoint import Checkpoint, Preprocessing
+from pvt_mtl_perception.model.spec import load_task_labels
 from pvt_mtl_perception.study.comparisons import compare_arms
-from pvt_mtl_perception.study.config import EndpointConfig, endpoint_value, load_study, registered
+from pvt_mtl_perception.study.config import EndpointConfig, endpoint_value, load_study
 from pvt_mtl_perception.study.folder import JobFolder
 from pvt_mtl_perception.study.jobs import (
     Job,
+    arm_config,
     job_folder,
     outdated,
     part_of,
     prepare,
     read_tuning,
+    registration,
     study_jobs,
     tuning_jobs,
     tuning_record,
@@ -154,8 +160,7 @@ def test_a_change_after_the_first_job_is_told_with_its_keys(tmp_path: Path) -> N
     path = write_study(tmp_path, study_content())
 
     def content() -> dict:
-        study = load_study(path)
-        return registered(study, {job.arm: job.config.evaluate for job in jobs_of(path) if job.arm})
+        return registration(load_study(path), path)
 
     out = tmp_path / "out"
     assert len(register(out, content(), 0)) == len(register(out, content(), 3)) == 1
@@ -173,8 +178,16 @@ def test_a_change_after_the_first_job_is_told_with_its_keys(tmp_path: Path) -> N
     assert "after 3 finished jobs: preregistration.endpoints, seeds" in line
     # The test set is part of what was decided.
     base = tmp_path / "base.yaml"
-    base.write_text(base.read_text().replace("evaluate:\n-", "evaluate:\n- limit: 2\n "))
+    text = base.read_text()
+    base.write_text(text.replace("evaluate:\n-", "evaluate:\n- limit: 2\n "))
     assert "differs from the pre-registration: test_sets" in changes(out, content())[1]
+    # So is how arms are trained; what changes no weights is not.
+    assert "checkpoint_every: 5" in text and "lr: 0.002" in text
+    base.write_text(text.replace("checkpoint_every: 5", "checkpoint_every: 6"))
+    assert len(changes(out, content())) == 1
+    base.write_text(text.replace("lr: 0.002", "lr: 0.004"))
+    told = "differs from the pre-registration: training.stl_seg.optimizer.lr, training.mtl.optimizer.lr"
+    assert told in changes(out, content())[1]
 
 
 def test_a_finished_job_of_another_configuration_is_told(tmp_path: Path) -> None:
@@ -244,46 +257,126 @@ def test_the_end_follows_from_measured_durations(tmp_path: Path, monkeypatch: py
     assert rows[5][:4] == ["failed:", "mtl/1/1:", "ValueError:", "no"]
 
 
-def test_the_trial_with_the_best_endpoints_becomes_the_arm(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+TRIALS = [{"optimizer": {"lr": 0.001}}, {"optimizer": {"lr": 0.003}}]
+
+
+def tuned_study(folder: Path, trials: list[dict] = TRIALS) -> Path:
     content = study_content()
-    trials = [{"optimizer": {"lr": 0.001}}, {"optimizer": {"lr": 0.003}}]
     for arm in content["arms"].values():
         arm["trials"] = trials
-    untuned = jobs_of(write_study(tmp_path, study_content()))[0].config
+    untuned = jobs_of(write_study(folder, study_content()))[0].config
     held_out = dataclasses.replace(untuned.evaluate[0], limit=2)
     content["tuning"] = {"seed": 99, "evaluate": [json.loads(json.dumps(dataclasses.asdict(held_out)))]}
-    path = write_study(tmp_path, content)
+    # One primary endpoint, and one that would turn the choice around if it counted.
+    secondary = {"name": "pixels", "metric": "pixel_accuracy", "primary": False}
+    content["preregistration"]["endpoints"].append(content["preregistration"]["endpoints"][0] | secondary)
+    return write_study(folder, content)
+
+
+def finish_trial(out: Path, job: Job, miou: float) -> None:
+    finish(out, job)
+    folder = job_folder(out, job)
+    result = folder.read_result()
+    result["scores"] = {"generic/train": {"segmentation": {"miou": miou, "pixel_accuracy": 1 - 2 * miou}}}
+    folder.result.write_text(json.dumps(result))
+
+
+def test_the_trial_with_the_best_primary_endpoints_becomes_the_arm(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = tuned_study(tmp_path), tmp_path / "out"
     study = load_study(path)
     jobs = tuning_jobs(study, path)
     assert [job.id for job in jobs] == [f"tuning/{arm}/{i}" for arm in ("stl_seg", "mtl") for i in (0, 1)]
-    assert all(job.seed == job.config.seed == 99 and job.config.evaluate == [held_out] for job in jobs)
+    assert all(job.seed == job.config.seed == 99 for job in jobs)
+    assert all(job.config.evaluate[0].limit == 2 for job in jobs)
     assert [job.config.optimizer.lr for job in jobs] == [0.001, 0.003] * 2
-
-    out = tmp_path / "out"
     assert main(["study", "run", str(path), "--out", str(out)]) == 2
     assert f"there is no {out / 'tuning.json'}; run `pvt-mtl study tune` first" in capsys.readouterr().err
     with pytest.raises(ValueError, match="the trial tuning/stl_seg/0 is not finished"):
         tuning_record(study, path, out)
     for job, miou in zip(jobs, (0.4, 0.6, 0.7, 0.2), strict=True):
-        finish(out, job, miou=miou)
+        finish_trial(out, job, miou)
     record = tuning_record(study, path, out)
     assert (record["stl_seg"]["chosen"], record["mtl"]["chosen"]) == (1, 0)
-    assert record["mtl"]["trials"][1] == {
-        "settings": trials[1],
-        "endpoints": {"mIoU": 0.2},
-        "objective": 0.2,
-    }
+    assert record["mtl"]["objective"] == ["mIoU"]
+    second = record["mtl"]["trials"][1]
+    assert second["settings"] == TRIALS[1] and second["objective"] == 0.2
+    assert second["endpoints"] == pytest.approx({"mIoU": 0.2, "pixels": 0.6})
     # Every trial is there, so nothing is trained.
     assert main(["study", "tune", str(path), "--out", str(out)]) == 0
     assert "stl_seg: trial 1 of 2: {'optimizer': {'lr': 0.003}}" in capsys.readouterr().out
     assert json.loads((out / "tuning.json").read_text()) == record
     chosen = read_tuning(study, out)
     assert [job.config.optimizer.lr for job in study_jobs(study, path, chosen)] == [0.003, 0.001] * 2
-    content["arms"]["mtl"]["trials"] = [*trials[:1], {}]
-    with pytest.raises(ValueError, match="other trials of the arm 'mtl'"):
-        read_tuning(load_study(write_study(tmp_path, content)), out)
+
+    # Other trials in the study file: nothing is run, and what there is can be looked at.
+    other = load_study(tuned_study(tmp_path, [*TRIALS[:1], {}]))
+    with pytest.raises(ValueError, match="other trials of the arm 'stl_seg'"):
+        read_tuning(other, out)
+    assert main(["study", "report", str(path), "--out", str(out)]) == 0
+    told = "tuning.json has other trials of stl_seg, mtl than the study file"
+    assert told in capsys.readouterr().out
+    markdown = (out / "report.md").read_text()
+    assert markdown.count(f"{told[0].upper()}{told[1:]}.") == 2
+    assert "chosen by the mean of the primary endpoints it learns" in markdown
+
+
+def test_tuning_chooses_for_each_arm_when_its_last_trial_is_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = tuned_study(tmp_path), tmp_path / "out"
+    study = load_study(path)
+    jobs = tuning_jobs(study, path)
+    for job in (jobs[0], *jobs[2:]):
+        finish_trial(out, job, 0.4)
+    common = ["study", "tune", str(path), "--out", str(out)]
+    # Of the four trials these are the first and the third: another runner has the others.
+    assert main([*common, "--jobs", "1/2"]) == 0
+    said = capsys.readouterr().out
+    assert "mtl: trial 0 of 2" in said
+    assert f"{out / 'tuning.json'} lacks stl_seg: 1 trials are not finished (tuning/stl_seg/1)" in said
+    assert f"`pvt-mtl study tune {path} --out {out}` runs them all" in said
+    assert set(json.loads((out / "tuning.json").read_text())) == {"mtl"}
+    assert main(["study", "run", str(path), "--out", str(out), "--arms", "stl_seg"]) == 2
+    assert "the trials of the arm 'stl_seg' are not in" in capsys.readouterr().err
+    assert set(read_tuning(study, out, ["mtl"])) == {"mtl"}
+    finish_trial(out, jobs[1], 0.5)
+    assert main([*common, "--arms", "stl_seg"]) == 0
+    assert "lacks" not in capsys.readouterr().out
+    assert list(read_tuning(study, out)) == ["stl_seg", "mtl"]
+
+    # The first of these calls has stored what was decided, trials and tuning data too.
+    (version,) = registrations(out)
+    assert (version["finished_jobs"], version["finished_trials"]) == (0, 3)
+    assert version["content"]["trials"]["mtl"] == TRIALS and version["content"]["tuning"]["seed"] == 99
+    path.write_text(path.read_text().replace("lr: 0.003", "lr: 0.004"))
+    (line,) = changes(out, registration(load_study(path), path))
+    assert line.endswith("differs from the pre-registration: trials.mtl, trials.stl_seg")
+
+
+def test_a_study_can_be_looked_at_before_its_trials_are_done(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = tuned_study(tmp_path), tmp_path / "out"
+    jobs = tuning_jobs(load_study(path), path)
+    finish_trial(out, jobs[0], 0.4)
+    common = [str(path), "--out", str(out)]
+    assert main(["study", "status", *common]) == 0
+    said = capsys.readouterr().out
+    trials, study = said.split("\n\n")
+    assert trials.startswith(f"trials of tiny in {out}: 4 jobs") and study.startswith(
+        f"tiny in {out}: 4 jobs"
+    )
+    assert re.search(r"^stl_seg +1 +0 +0 +1 ", trials, re.MULTILINE)
+    assert re.search(r"^stl_seg +0 +0 +0 +2 ", study, re.MULTILINE)
+    absent = "tuning.json has no settings of stl_seg, mtl yet: their trials are not done"
+    assert absent in study
+    assert main(["study", "cost", *common, "--size", "64x64", "--batch", "1", "--calls", "1"]) == 0
+    assert re.search(r"^mtl +64x64", capsys.readouterr().out, re.MULTILINE)
+    assert main(["study", "report", *common]) == 0
+    markdown = (out / "report.md").read_text()
+    assert "0 of 4 jobs are finished" in markdown and absent[1:] in markdown
 
 
 def test_the_report_says_what_the_finished_seeds_show(
@@ -341,6 +434,13 @@ def test_the_studies_that_come_with_the_package_compare_what_they_say() -> None:
         for path in (folder / f"{name}.yaml" for name in ("synthetic_joint", "synthetic_disjoint", "camvid"))
     )
     assert (len(joint), len(disjoint), len(camvid)) == (17 * 8 * 2, 9 * 8 * 2, 4 + 8 * 10)
+    for name in ("synthetic_joint", "synthetic_disjoint", "small_joint", "small_disjoint"):
+        weights = [
+            trial["balancing"]["weights"]
+            for trial in load_study(folder / f"{name}.yaml").arms["mtl_fixed"].trials
+        ]
+        # Tuning can fall back to equal weights.
+        assert dict.fromkeys(("classification", "detection", "segmentation"), 1.0) in weights
 
     tenth = [job.config.train for job in joint if job.fraction == 0.1]
     assert all(train == tenth[0] for train in tenth) and tenth[0][0].fraction == 0.1
@@ -383,3 +483,21 @@ def test_the_studies_that_come_with_the_package_compare_what_they_say() -> None:
         if job.needs
     )
     assert all(job.needs for job in runs)
+
+
+@pytest.mark.parametrize("name", ["synthetic_joint", "synthetic_disjoint"])
+def test_arms_said_to_be_matched_by_cost_cost_the_same_at_the_size_that_is_named(name: str) -> None:
+    path = REPOSITORY / "config" / "study" / f"{name}.yaml"
+    study = load_study(path)
+    found = re.search(r"matched by multiply-adds at (\d+)x(\d+)", study.arms["hydranet_cost"].description)
+    assert found is not None
+    width, height = int(found[1]), int(found[2])
+    flops = []
+    for arm in ("mtl_equal", "hydranet_cost"):
+        spec = arm_config(study, path, arm).model
+        labels = load_task_labels(spec)
+        checkpoint = Checkpoint(
+            spec=spec, labels=labels, preprocessing=Preprocessing(height, width), state_dict={}
+        )
+        flops.append(count_flops(checkpoint, height, width)["total"])
+    assert flops[1] == pytest.approx(flops[0], rel=0.05)

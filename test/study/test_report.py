@@ -18,9 +18,9 @@ from pvt_mtl_perception.cli import main
 from pvt_mtl_perception.evaluation.records import load_records, precision_curves
 from pvt_mtl_perception.model.spec import load_task_labels
 from pvt_mtl_perception.study.comparisons import compare_arms
-from pvt_mtl_perception.study.config import StudyConfig, load_study, registered
+from pvt_mtl_perception.study.config import StudyConfig, load_study
 from pvt_mtl_perception.study.folder import JobFolder
-from pvt_mtl_perception.study.jobs import Job, job_folder, study_jobs
+from pvt_mtl_perception.study.jobs import Job, job_folder, registration, study_jobs
 from pvt_mtl_perception.study.registration import register
 from pvt_mtl_perception.study.report.effects import (
     factorial_effects,
@@ -337,11 +337,21 @@ def test_a_changed_registration_stands_at_the_top_and_among_the_threats(
     def left_out(job: Job) -> bool:
         return job.fraction < 1 or job.arm not in ("mtl", "stl_seg")
 
-    path, out, study, jobs = simulate(left_out, images=6, records=False, arms=few_arms())
-    evaluated = {arm: [*next(j for j in jobs if j.arm == arm).config.evaluate] for arm in study.arms}
-    register(out, registered(study, evaluated), 0)
+    path, out, study, _ = simulate(left_out, images=6, records=False, arms=few_arms())
+    content = registration(study, path)
+    # As a version of the package that recorded less would have left it.
+    older = {key: value for key, value in content.items() if key not in ("trials", "tuning", "training")}
+    register(out, older, 0)
     assert main(["study", "report", str(path), "--out", str(out), "--to", str(tmp_path)]) == 0
-    assert "and was not changed since" in (tmp_path / "report.md").read_text()
+    markdown = (tmp_path / "report.md").read_text()
+    assert "and was not changed since" in markdown
+    assert "The pre-registration does not record trials, tuning, training; whether they changed" in markdown
+    # What is added to an older record changes nothing in it, and its time is told.
+    register(out, content, 7)
+    assert main(["study", "report", str(path), "--out", str(out), "--to", str(tmp_path)]) == 0
+    markdown = (tmp_path / "report.md").read_text()
+    assert "and was not changed since" in markdown and "Changes of the pre-registration" not in markdown
+    assert re.search(r"trials, tuning, training of .* recorded on \S+ only, after 7 finished jobs", markdown)
     changed = simulated_study(arms=few_arms())
     changed["preregistration"]["endpoints"][2]["margin"] = 0.2
     path.write_text(yaml.safe_dump(changed, sort_keys=False))

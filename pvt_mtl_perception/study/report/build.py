@@ -159,7 +159,7 @@ def _values(
     return {
         "study": results.study.name,
         "registrations": list(standing.registrations),
-        "remarks": [*standing.changes, *standing.outdated],
+        "remarks": [*standing.changes, *standing.unrecorded, *standing.tuning, *standing.outdated],
         "jobs": {
             "finished": len(results.runs),
             "planned": sum(job.arm is not None for job in results.jobs),

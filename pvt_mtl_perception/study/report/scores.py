@@ -15,10 +15,8 @@ from pvt_mtl_perception.study.report.document import Figure, Part, Section
 from pvt_mtl_perception.study.report.images import Condition
 from pvt_mtl_perception.study.report.plots import TASK_COLORS, plot_fractions, plot_seeds
 from pvt_mtl_perception.study.report.results import StudyResults
-from pvt_mtl_perception.study.report.words import NONE, mean_and_spread, points
-
-ROBUSTNESS = "robustness/scores.json"
-"""In a job's folder: what ``pvt-mtl eval --corruptions`` wrote of its model."""
+from pvt_mtl_perception.study.report.words import NONE, listed, mean_and_spread, points
+from pvt_mtl_perception.study.robustness import FILE as ROBUSTNESS_FILE
 
 BySeed = Mapping[int, float]
 
@@ -224,25 +222,40 @@ Robustness = dict[str, dict[str, dict[str, dict[int, float]]]]
 """By endpoint, corruption and arm each seed's mean over the strengths, 0..1; ``none`` without corruption."""
 
 
+def _robustness_files(results: StudyResults) -> dict[tuple[str, int], dict[str, Any]]:
+    """By arm and seed what was measured at the registered fraction."""
+    paths = {
+        (arm, run.job.seed): run.folder.path / ROBUSTNESS_FILE
+        for arm in results.study.arms
+        for run in results.of_arm(arm)
+    }
+    return {key: json.loads(path.read_text()) for key, path in paths.items() if path.is_file()}
+
+
 def read_robustness(results: StudyResults) -> Robustness:
-    """What was measured under corruptions at the registered fraction; empty where nothing was."""
+    """What was measured under corruptions at the registered fraction; empty where nothing was.
+
+    Means are over those strengths of a corruption at which all were measured that were measured under it.
+    """
+    files = _robustness_files(results)
+    common: dict[str, set[str]] = {}
+    for content in files.values():
+        for corruption, strengths in content.get("corruptions", {}).items():
+            common[corruption] = common.get(corruption, set(strengths)) & set(strengths)
     found: Robustness = {}
-    for arm in results.study.arms:
-        for run in results.of_arm(arm):
-            path = run.folder.path / ROBUSTNESS
-            if not path.is_file():
+    for (arm, seed), content in files.items():
+        for endpoint in results.endpoints:
+            if endpoint.task not in results.arm_tasks(arm) or endpoint.source not in content["sources"]:
                 continue
-            content = json.loads(path.read_text())
-            for endpoint in results.endpoints:
-                if endpoint.task not in results.arm_tasks(arm) or endpoint.source not in content["sources"]:
-                    continue
-                by_name = found.setdefault(endpoint.name, {})
-                clean = endpoint_value(content["sources"], endpoint)
-                by_name.setdefault("none", {}).setdefault(arm, {})[run.job.seed] = clean
-                for corruption, strengths in content.get("corruptions", {}).items():
-                    values = [endpoint_value(sources, endpoint) for sources in strengths.values()]
-                    by_arm = by_name.setdefault(corruption, {}).setdefault(arm, {})
-                    by_arm[run.job.seed] = float(np.mean(values))
+            by_name = found.setdefault(endpoint.name, {})
+            clean = endpoint_value(content["sources"], endpoint)
+            by_name.setdefault("none", {}).setdefault(arm, {})[seed] = clean
+            for corruption, strengths in content.get("corruptions", {}).items():
+                values = [
+                    endpoint_value(strengths[s], endpoint) for s in strengths if s in common[corruption]
+                ]
+                if values:
+                    by_name.setdefault(corruption, {}).setdefault(arm, {})[seed] = float(np.mean(values))
     return found
 
 
@@ -258,6 +271,16 @@ def robustness_section(results: StudyResults, found: Robustness) -> Section | No
         "Scores of the same models on the corrupted test images, mean over the strengths; percent, mean ± "
         "sd over those seeds that were measured. Exploration."
     )
+    counts = {
+        scores["images"]
+        for content in _robustness_files(results).values()
+        for scores in content["sources"].values()
+        if "images" in scores
+    }
+    if counts:
+        note += f" Images: {listed([str(count) for count in sorted(counts)])}."
+    if len(counts) > 1:
+        note += " Rows of different numbers of images are not comparable."
     return Section("Under corruptions", [Part(text=[note]), *parts])
 
 

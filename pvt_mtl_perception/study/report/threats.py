@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pvt_mtl_perception.evaluation.html import Table
 from pvt_mtl_perception.study.comparisons import Compared
 from pvt_mtl_perception.study.cost import Costs
+from pvt_mtl_perception.study.jobs import TUNING
 from pvt_mtl_perception.study.report.costs import NOT_PUBLIC, rival_arms
 from pvt_mtl_perception.study.report.document import Item, Part, Section
 from pvt_mtl_perception.study.report.images import VIDEO_BLOCKS, ImageIntervals
@@ -33,11 +34,15 @@ class Standing:
         registrations: the versions of what was decided beforehand, the first one first.
         changes: a line for each change of them after the first job.
         outdated: a line for each job that was run under another configuration than the study's.
+        unrecorded: lines on what was not decided beforehand, or not stored.
+        tuning: lines on trials that are not there, or not the study's.
     """
 
     registrations: Sequence[dict[str, Any]]
     changes: Sequence[str]
     outdated: Sequence[str]
+    unrecorded: Sequence[str] = ()
+    tuning: Sequence[str] = ()
 
     @property
     def remarks(self) -> list[str]:
@@ -45,7 +50,7 @@ class Standing:
         count = len(self.outdated)
         jobs = f"{count} finished jobs were" if count > 1 else "one finished job was"
         told = f"{jobs} run under another configuration than the study file now has"
-        return [*self.changes, *([told] if count else [])]
+        return [*self.changes, *self.tuning, *([told] if count else [])]
 
 
 def threats_section(
@@ -94,7 +99,8 @@ def _completeness(results: StudyResults, compared: Sequence[Compared]) -> list[s
 
 
 def _registration(results: StudyResults, standing: Standing) -> list[str]:
-    lines = [f"{change[:1].upper()}{change[1:]}." for change in standing.changes]
+    remarks = (*standing.changes, *standing.unrecorded, *standing.tuning)
+    lines = [f"{remark[:1].upper()}{remark[1:]}." for remark in remarks]
     if standing.outdated:
         lines.append(f"Jobs are not what the study file says: {'; '.join(standing.outdated)}.")
     if not standing.registrations:
@@ -124,6 +130,14 @@ def _statistics(results: StudyResults, images: ImageIntervals) -> list[str]:
         lines.append(
             f"{seeds} seeds are too few for the exact test: its smallest p, {smallest_p(seeds):.3g}, does "
             f"not survive Holm over {size} at {plan.alpha:g}, whatever the difference."
+        )
+    if any({"train", "evaluate"} & set(changes) for changes in results.study.by_seed):
+        folds = len(results.study.by_seed)
+        shared = "seeds of one fold share their test images, and " if seeds > folds else ""
+        lines.append(
+            f"Seeds go through {folds} folds: {shared}training sets of different folds overlap. Differences "
+            "between seeds are therefore not independent, the exchangeability that the sign-flip test "
+            "assumes is approximate, and p-values and intervals over seeds may be too small."
         )
     lines.append(
         f"{seeds} seeds: BCa intervals of so few values are too narrow (of 8 normal values the 95 % "
@@ -239,11 +253,47 @@ def _tuning(results: StudyResults) -> list[str]:
         ]
     assert results.study.tuning is not None
     kinds = sorted({f"{s.kind}/{s.split}" for s in results.study.tuning.evaluate})
-    return [
+    lines = [
         f"Every arm has {max(trials)} tuning trials of one seed ({results.study.tuning.seed}, scored on "
-        f"{listed(kinds)}, apart from the test set), chosen by the mean of the endpoints it learns. More "
+        f"{listed(kinds)}, apart from the test set), chosen by {_objective(_tuning_file(results))}. More "
         "trials could help arms unequally."
     ]
+    varied = {arm: _varied(settings.trials) for arm, settings in results.study.arms.items()}
+    if fixed := [arm for arm, keys in varied.items() if "optimizer.lr" not in keys]:
+        keys = sorted({key for arm in fixed for key in varied[arm]})
+        rates = sorted({results.config(arm).optimizer.lr for arm in fixed})
+        lines.append(
+            f"The trials of {listed(fixed)} ({listed(keys) or 'all alike'}) are tried at one learning rate, "
+            f"{listed([f'{rate:g}' for rate in rates])}: another one could suit them better."
+        )
+    return lines
+
+
+def _varied(trials: Sequence[Mapping[str, Any]]) -> set[str]:
+    """Dotted keys in which trials differ."""
+    flat = [_flat(trial) for trial in trials]
+    keys = {key for trial in flat for key in trial}
+    return {key for key in keys if any(trial.get(key) != flat[0].get(key) for trial in flat)}
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found
+
+
+def _tuning_file(results: StudyResults) -> dict[str, Any]:
+    path = results.out / TUNING
+    record: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    return record
+
+
+def _objective(record: Mapping[str, Any]) -> str:
+    """What trials were chosen by; records without the names are of the time when it was all endpoints."""
+    if all("objective" in found for found in record.values()):
+        return "the mean of the primary endpoints it learns"
+    return "the mean of all endpoints it learns, the secondary ones included"
 
 
 def _matching(results: StudyResults) -> list[str]:
@@ -287,10 +337,9 @@ def _cost(results: StudyResults, costs: Costs) -> list[str]:
 
 def tuning_section(results: StudyResults) -> Section | None:
     """Every trial of every arm, and which was taken."""
-    path = results.out / "tuning.json"
-    if not path.is_file():
+    record = _tuning_file(results)
+    if not record:
         return None
-    record = json.loads(path.read_text())
     rows = []
     names = [endpoint.name for endpoint in results.endpoints]
     for arm, found in record.items():
@@ -303,8 +352,8 @@ def tuning_section(results: StudyResults) -> Section | None:
             rows.append([arm, settings, *scores, "taken" if count == found["chosen"] else ""])
     head = ["arm", "settings", *(f"{name}, %" for name in names), ""]
     note = (
-        "Trials of every arm, of one seed, on data apart from the test set; the best mean of the endpoints "
-        "is taken."
+        "Trials of every arm, of one seed, on data apart from the test set. An arm's trial is chosen by "
+        f"{_objective(record)}."
     )
     return Section("Tuning", [Part(text=[note], tables=[Table(head, rows)])])
 
@@ -339,7 +388,9 @@ def provenance_section(results: StudyResults, standing: Standing) -> Section:
     if notes:
         parts.append(Part("Notes of the pre-registration", [notes]))
     versions = [
-        Item(f"{version['time']}: {', '.join(version['changed'])}") for version in standing.registrations[1:]
+        Item(f"{version['time']}: {', '.join(version['changed'])}")
+        for version in standing.registrations[1:]
+        if version["changed"]
     ]
     if versions:
         parts.append(Part("Changes of the pre-registration", items=versions))
