@@ -163,6 +163,16 @@ def test_real_train_set_has_the_known_numbers_of_derived_boxes(camvid_root: Path
     }
 
 
+def test_every_real_validation_frame_is_read(camvid_root: Path) -> None:
+    dataset = CamVidDataset(camvid_root, split="val")
+    samples = [dataset[index] for index in range(len(dataset))]
+    assert len(samples) == 101
+    for sample in samples:
+        assert sample.image.shape == (360, 480, 3) and (sample.mask != 255).any()
+        assert sample.classes == {"timeofday": TIME_OF_DAY.index("daytime")}
+    assert sum(len(sample.boxes) for sample in samples) > 500
+
+
 def test_real_held_out_blocks_show_every_class(camvid_root: Path) -> None:
     dataset = CamVidDataset(camvid_root, split="held_out")
     seen = set()

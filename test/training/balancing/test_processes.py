@@ -14,8 +14,8 @@ from balancing_problems import ALL_TASKS, images, output_losses, quick_network
 from torch import Tensor
 
 from pvt_mtl_perception.training.balancing import BalancingConfig, make_balancer
+from pvt_mtl_perception.training.balancing.config import METHODS
 
-METHODS = ("uncertainty", "gradnorm", "pcgrad", "upgrad")
 # Processes of a step by task: the first two steps have labels everywhere, the others on one process only.
 LABELLED = [
     dict.fromkeys(ALL_TASKS, (0, 1)),
@@ -33,7 +33,8 @@ def mean_over_processes(tensor: Tensor) -> None:
 def train(method: str, ranks: tuple[int, ...], reduce) -> dict[str, Tensor]:
     """Weights and balancer's state after some steps on the micro-batches of the given ranks."""
     network = quick_network()
-    balancer = make_balancer(BalancingConfig(method, lr=0.01), network, seed=3)
+    weights = {"detection": 0.5, "segmentation": 2.0} if method == "fixed" else {}
+    balancer = make_balancer(BalancingConfig(method, weights, window=1, lr=0.01), network, seed=3)
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-2)
     for step, labelled in enumerate(LABELLED):
         optimizer.zero_grad()
