@@ -444,7 +444,11 @@ def _affinities(study: StudyConfig, args: argparse.Namespace) -> int:
             runs.setdefault(job.arm, []).append(folder.path)
     for arm, folders in runs.items():
         print(f"{arm}:")
-        _affinity(argparse.Namespace(runs=folders, out=args.out / f"affinity_{arm}.png"))
+        try:
+            _affinity(argparse.Namespace(runs=folders, out=args.out / f"affinity_{arm}.png"))
+        except ValueError as error:
+            # A training that ended before its first measurement has none.
+            print(error)
     return 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -139,13 +140,33 @@ def _nearest(name: str, known: Mapping[str, Any] | tuple[str, ...]) -> str:
     return f" (known: {', '.join(known)}){hint}"
 
 
-def _label_set(name: str | None) -> LabelSet | None:
-    return None if name is None else load_label_set(os.path.expandvars(name))
+_VARIABLE = re.compile(r"\$(?:(\w+)|\{([^}]*)\})")
+
+
+def _unset(text: str) -> list[str]:
+    """Environment variables that a path names and that are not set."""
+    names = [plain or braced for plain, braced in _VARIABLE.findall(text)]
+    return [name for name in names if name not in os.environ]
+
+
+def _expanded(source: SourceConfig, key: str, text: str) -> str:
+    # A folder called $NAME would be made otherwise, or looked for in vain.
+    if unset := _unset(text):
+        raise ValueError(
+            f"data source {source.kind!r}: {key} is {text}, and the environment variable {unset[0]} is not "
+            "set"
+        )
+    return os.path.expandvars(text)
+
+
+def _label_set(source: SourceConfig, key: str) -> LabelSet | None:
+    name = getattr(source, key)
+    return None if name is None else load_label_set(_expanded(source, key, name))
 
 
 def _groups(source: SourceConfig) -> dict[str, LabelSet]:
     return {
-        group: load_label_set(os.path.expandvars(name))
+        group: load_label_set(_expanded(source, f"classification_labels.{group}", name))
         for group, name in source.classification_labels.items()
     }
 
@@ -157,7 +178,7 @@ def _synthetic(source: SourceConfig, _: Path) -> LabelledSource:
         source.frames,
         source.frame_size,
         keep=source.split == "train",
-        cache=Path(os.path.expandvars(source.cache)) if source.cache else None,
+        cache=Path(_expanded(source, "cache", source.cache)) if source.cache else None,
     )
 
 
@@ -195,8 +216,8 @@ def _generic(source: SourceConfig, root: Path) -> LabelledSource:
         annotations=source.annotations,
         masks=source.masks,
         table=source.table,
-        detection=_label_set(source.detection_labels),
-        segmentation=_label_set(source.segmentation_labels),
+        detection=_label_set(source, "detection_labels"),
+        segmentation=_label_set(source, "segmentation_labels"),
         classification=_groups(source),
     )
 
@@ -240,9 +261,12 @@ def open_source(source: SourceConfig, labels: TaskLabels | None = None) -> Label
     Raises:
         FileNotFoundError: when a folder or file is absent and the source is not optional.
         ValueError: when the data set is not as its format says (``SampleError``), for a split it does not
-            have, and when its labels and the model's, or ``source.tasks``, have nothing in common.
+            have, when its labels and the model's, or ``source.tasks``, have nothing in common, and for a
+            path with an environment variable that is not set, naming both.
     """
-    root = Path(os.path.expandvars(source.root or ""))
+    if source.optional and _unset(source.root or ""):
+        return None
+    root = Path(_expanded(source, "root", source.root or ""))
     if source.optional and not root.is_dir():
         return None
     data = _READERS[source.kind](source, root)

@@ -68,6 +68,30 @@ def test_optional_source_that_is_absent_is_none_and_another_an_error(tmp_path: P
         open_source(SourceConfig("coco", root=str(tmp_path / "none")))
 
 
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"kind": "synthetic", "frames": 1, "cache": "$NOT_SET/frames"}, "'synthetic': cache is"),
+        ({"kind": "coco", "root": "${NOT_SET}/coco"}, "'coco': root is"),
+        ({"kind": "generic", "root": ".", "segmentation_labels": "$NOT_SET"}, "segmentation_labels is"),
+        (
+            {"kind": "ade20k", "root": ".", "classification_labels": {"scene": "$NOT_SET"}},
+            "classification_labels.scene is",
+        ),
+    ],
+)
+def test_a_variable_that_is_not_set_is_named_with_its_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keys: dict[str, object], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("NOT_SET", raising=False)
+    with pytest.raises(ValueError, match=rf"{message} .*the environment variable NOT_SET is not set"):
+        open_source(SourceConfig(**keys))
+    assert not list(tmp_path.iterdir())
+    if keys["kind"] == "coco":
+        assert open_source(SourceConfig(**keys, optional=True)) is None
+
+
 def test_kept_tasks_are_the_only_labels(tmp_path: Path) -> None:
     write_bdd100k(tmp_path, SCENES[:2])
     root = str(tmp_path)
