@@ -260,7 +260,7 @@ def _of_arms(jobs: list[Job], study: StudyConfig, args: argparse.Namespace) -> l
 
 def _tuning_remarks(study: StudyConfig, args: argparse.Namespace) -> list[str]:
     """What is to be said of trials that are not there, or not those of the study file."""
-    from pvt_mtl_perception.study.jobs import TUNING, tuning_so_far
+    from pvt_mtl_perception.study.jobs import tuning_so_far
 
     if study.tuning is None:
         return []
@@ -269,9 +269,11 @@ def _tuning_remarks(study: StudyConfig, args: argparse.Namespace) -> list[str]:
     changed = [arm for arm in tuning.problems if arm in tuning.record]
     lines = []
     if absent:
-        lines.append(f"{TUNING} has no settings of {', '.join(absent)} yet: their trials are not done")
+        lines.append(f"no settings are chosen yet for {', '.join(absent)}: their trials are not all done")
     if changed:
-        lines.append(f"{TUNING} has other trials of {', '.join(changed)} than the study file")
+        lines.append(
+            f"settings were chosen from other trials of {', '.join(changed)} than the study file has"
+        )
     return lines
 
 

@@ -107,7 +107,7 @@ def test_robustness_is_what_an_evaluation_gives_and_stands_in_the_report(
     values = json.loads((out / "comparisons.json").read_text())["robustness"]["mIoU"]
     assert values["noise"]["mtl"]["0"] == pytest.approx(np.mean(mious))
     assert values["none"]["mtl"]["0"] == stored["sources"]["generic/train"]["segmentation"]["miou"]
-    row = rf"^\| noise \| .* \| {100 * np.mean(mious):.1f} \|$"
+    row = rf"^\| noise \| (?:.* \| )?{100 * np.mean(mious):.1f} \|$"
     assert re.search(row, (out / "report.md").read_text(), re.MULTILINE)
 
 

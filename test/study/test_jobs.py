@@ -315,7 +315,7 @@ def test_the_trial_with_the_best_primary_endpoints_becomes_the_arm(
     with pytest.raises(ValueError, match="other trials of the arm 'stl_seg'"):
         read_tuning(other, out)
     assert main(["study", "report", str(path), "--out", str(out)]) == 0
-    told = "tuning.json has other trials of stl_seg, mtl than the study file"
+    told = "settings were chosen from other trials of stl_seg, mtl than the study file has"
     assert told in capsys.readouterr().out
     markdown = (out / "report.md").read_text()
     assert markdown.count(f"{told[0].upper()}{told[1:]}.") == 2
@@ -370,7 +370,7 @@ def test_a_study_can_be_looked_at_before_its_trials_are_done(
     )
     assert re.search(r"^stl_seg +1 +0 +0 +1 ", trials, re.MULTILINE)
     assert re.search(r"^stl_seg +0 +0 +0 +2 ", study, re.MULTILINE)
-    absent = "tuning.json has no settings of stl_seg, mtl yet: their trials are not done"
+    absent = "no settings are chosen yet for stl_seg, mtl: their trials are not all done"
     assert absent in study
     assert main(["study", "cost", *common, "--size", "64x64", "--batch", "1", "--calls", "1"]) == 0
     assert re.search(r"^mtl +64x64", capsys.readouterr().out, re.MULTILINE)

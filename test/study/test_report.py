@@ -351,7 +351,7 @@ def test_a_changed_registration_stands_at_the_top_and_among_the_threats(
     assert main(["study", "report", str(path), "--out", str(out), "--to", str(tmp_path)]) == 0
     markdown = (tmp_path / "report.md").read_text()
     assert "and was not changed since" in markdown and "Changes of the pre-registration" not in markdown
-    assert re.search(r"trials, tuning, training of .* recorded on \S+ only, after 7 finished jobs", markdown)
+    assert re.search(r"Trials, tuning, training of .* recorded on \S+ only, after 7 finished jobs", markdown)
     changed = simulated_study(arms=few_arms())
     changed["preregistration"]["endpoints"][2]["margin"] = 0.2
     path.write_text(yaml.safe_dump(changed, sort_keys=False))
