@@ -1,7 +1,9 @@
 """What weather, darkness, motion and cameras do to an image, at strengths 1 to 5, to score models under it.
 
-No library that is still kept offers these under a free licence: imagecorruptions and imgaug have no release
-in years, albumentations ended with a successor under the AGPL. The strengths of ``noise`` and ``jpeg`` are
+No library that is still kept offers the weather under a free licence: imagecorruptions and imgaug have no
+release in years, albumentations ended with a successor under the AGPL. torchvision has ``JPEG``, whose pixels
+are those of OpenCV's here, and ``GaussianNoise``, which draws from torch's global generator and rounds noise
+towards zero; here it follows from the image's own seed. The strengths of ``noise`` and ``jpeg`` are
 those of ImageNet-C (Hendrycks and Dietterich 2019, "Benchmarking Neural Network Robustness to Common
 Corruptions and Perturbations"); the others say where their formula comes from, and their strengths are chosen
 by eye. None of them replaces driving in the rain: they rank models, on the same pixels.
@@ -126,7 +128,7 @@ def noise(image: Image, strength: int, dice: np.random.Generator) -> Image:
 
 
 def jpeg(image: Image, strength: int, dice: np.random.Generator) -> Image:
-    """JPEG at the qualities of ImageNet-C."""
+    """JPEG at the qualities of ImageNet-C, with the pixels of ``torchvision.transforms.v2.JPEG``."""
     quality = (25, 18, 15, 10, 7)[strength - 1]
     coded = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
     return np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR_RGB), np.uint8)

@@ -88,7 +88,12 @@ def measure_latency(predictor: Predictor, frames: Sequence[Image], calls: int) -
     }
 
 
-def peak_memory(predictor: Predictor, frames: Sequence[Image]) -> dict[str, int]:
+_SEEN_BY_TORCH = {"cpu": ("eager",), "cuda": ("eager", "compile")}
+"""By device the backends whose memory torch's own tracking sees as they use it. The others allocate by
+themselves, or, as CUDA graphs, once and for all."""
+
+
+def peak_memory(predictor: Predictor, frames: Sequence[Image]) -> dict[str, int | None]:
     """The most memory that one call of ``predict`` holds.
 
     Args:
@@ -96,30 +101,33 @@ def peak_memory(predictor: Predictor, frames: Sequence[Image]) -> dict[str, int]
         frames: one call's batch.
 
     Returns:
-        ``peak_bytes`` that torch held at once on the device beyond the weights; ``process_bytes``, the
-        largest resident size of the whole process so far, with interpreter and libraries.
+        ``peak_bytes`` that torch held at once on the device beyond the weights, None for a backend that
+        torch does not see the memory of (``_SEEN_BY_TORCH``). The growth of the process does not stand for
+        it: an engine keeps what its first call took, and so does the process (``prepare_process``).
+        ``process_bytes``, the largest resident size of the whole process so far, with interpreter and
+        libraries.
     """
-    if predictor.device.type == "cuda":
+    peak: int | None
+    if predictor.backend not in _SEEN_BY_TORCH.get(predictor.device.type, ()):
+        peak = None
+    elif predictor.device.type == "cuda":
         torch.cuda.synchronize(predictor.device)
         torch.cuda.reset_peak_memory_stats(predictor.device)
         before = torch.cuda.memory_allocated(predictor.device)
         predictor.predict(frames)
-        peak = torch.cuda.max_memory_allocated(predictor.device) - before
+        peak = int(torch.cuda.max_memory_allocated(predictor.device) - before)
     else:
         # torch's allocator keeps no statistics on a CPU, so its calls are followed one by one.
         tracker = MemTracker()
         with tracker:
             predictor.predict(frames)
         held = tracker.get_tracker_snapshot("peak").get(torch.device("cpu"), {})
-        peak = sum(
-            size
-            for kind, size in held.items()
-            if kind in (_MemRefType.ACT, _MemRefType.TEMP, _MemRefType.OTH)
-        )
+        counted = (_MemRefType.ACT, _MemRefType.TEMP, _MemRefType.OTH)
+        peak = int(sum(size for kind, size in held.items() if kind in counted))
     # Linux counts it in KiB, macOS in bytes.
     unit = 1 if platform.system() == "Darwin" else 1024
     process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    return {"peak_bytes": int(peak), "process_bytes": process}
+    return {"peak_bytes": peak, "process_bytes": process}
 
 
 def measure_cost(
@@ -136,8 +144,8 @@ def measure_cost(
 
     Returns:
         ``parameters`` and ``flops`` by part, ``weights_bytes`` at the predictor's precision, ``latency`` and
-        ``memory`` (lists, batch 1 first), ``device``, ``precision``, ``threads``, ``input_size`` (height,
-        width), ``torch``.
+        ``memory`` (lists, batch 1 first), ``device``, ``backend``, ``precision``, ``threads``,
+        ``input_size`` (height, width), ``torch``.
     """
     size = predictor.preprocessing
     parameters = count_parameters(MultiTaskNetwork(checkpoint.spec, checkpoint.labels))
@@ -157,6 +165,7 @@ def measure_cost(
         "latency": latency,
         "memory": memory,
         "device": device,
+        "backend": predictor.backend,
         "precision": predictor.precision,
         "threads": torch.get_num_threads(),
         "input_size": [size.height, size.width],

@@ -23,7 +23,7 @@ from pvt_mtl_perception.evaluation.plots import (
     plot_robustness,
 )
 from pvt_mtl_perception.evaluation.records import Records, confusion_matrix
-from pvt_mtl_perception.evaluation.report import DETECTION_SCORES, main_scores, percent
+from pvt_mtl_perception.evaluation.report import DETECTION_SCORES, main_scores, mebibytes, percent
 
 _TEMPLATE = "report.html.jinja"
 _LARGEST_CONFUSION = 200
@@ -206,7 +206,7 @@ def cost_section(cost: Mapping[str, Any]) -> Section:
                 f"{one['median_ms']:.1f}",
                 f"{one['p95_ms']:.1f}",
                 f"{one['frames_per_s']:.1f}",
-                f"{memory['peak_bytes'] / 2**20:.0f}",
+                mebibytes(memory["peak_bytes"]),
             ]
             for one, memory in zip(cost["latency"], cost["memory"], strict=True)
         ],
@@ -216,7 +216,8 @@ def cost_section(cost: Mapping[str, Any]) -> Section:
         f"On {cost['device']}{threads}, {cost['precision']}, torch {cost['torch']}. A latency is that from "
         "frames in memory to results in memory, decoding and non-maximum suppression included, over "
         f"{cost['latency'][0]['calls']} calls after a warm-up. The peak is what torch holds beside the "
-        f"weights, which take {cost['weights_bytes'] / 2**20:.0f} MiB. Two operations a multiply-add."
+        f"weights, which take {cost['weights_bytes'] / 2**20:.0f} MiB, and a dash where an engine's memory "
+        "is not torch's. Two operations a multiply-add."
     )
     return Section("Cost", [Block(note=note, tables=[parts, times])])
 

@@ -84,9 +84,16 @@ def format_cost(cost: Mapping[str, Any]) -> str:
         frames = f"{latency['batch']} x {latency['width']}x{latency['height']}"
         lines.append(
             f"{frames:<24}{latency['median_ms']:>11.1f} ms{latency['p95_ms']:>7.1f} ms"
-            f"{memory['peak_bytes'] / 2**20:>8.0f} MiB"
+            f"{mebibytes(memory['peak_bytes']):>8} MiB"
         )
+    if any(memory["peak_bytes"] is None for memory in cost["memory"]):
+        lines.append(f"memory of {cost['backend']} is not known: it does not come from torch's allocator")
     return "\n".join(lines)
+
+
+def mebibytes(count: int | None) -> str:
+    """Bytes in whole MiB; a dash where they are not known."""
+    return "-" if count is None else f"{count / 2**20:.0f}"
 
 
 def format_robustness(sources: Mapping[str, Any], corruptions: Mapping[str, Any]) -> str:

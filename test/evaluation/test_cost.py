@@ -8,6 +8,7 @@ import torch
 from checkpoints import make_checkpoint
 
 from pvt_mtl_perception.evaluation.cost import WARM_UP, count_flops, measure_cost, measure_latency
+from pvt_mtl_perception.evaluation.html import cost_section
 from pvt_mtl_perception.evaluation.report import format_cost
 from pvt_mtl_perception.inference.predictor import Predictor
 from pvt_mtl_perception.model.checkpoint import load_checkpoint
@@ -53,6 +54,18 @@ def test_cost_of_a_model_at_both_batch_sizes(path: Path) -> None:
     table = format_cost(cost)
     assert "heads.segmentation" in table and "3 x 200x120" in table and f"{one['median_ms']:.1f} ms" in table
     assert cost["threads"] == torch.get_num_threads()
+
+
+def test_memory_of_an_engine_that_torch_does_not_see_is_left_out(path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    predictor = Predictor(path, "cpu", backend="onnxruntime")
+    cost = measure_cost(load_checkpoint(path), predictor, np.zeros((64, 96, 3), np.uint8), batch=1, calls=1)
+    assert cost["backend"] == "onnxruntime" and cost["memory"][0]["peak_bytes"] is None
+    assert cost["memory"][0]["process_bytes"] > 2**26
+    assert "memory of onnxruntime is not known" in format_cost(cost)
+    (table,) = [t for t in cost_section(cost).blocks[0].tables if t.head[-1] == "peak MiB"]
+    assert table.rows[0][-1] == "-"
 
 
 def test_calls_before_the_timed_ones_do_not_count(path: Path) -> None:
