@@ -6,11 +6,12 @@ results where they are, ``get`` raises what a task raised, and ``cancel`` interr
 
 from __future__ import annotations
 
+import _thread
 import multiprocessing
-import os
-import signal
+import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from multiprocessing.connection import wait as wait_for_any
 from types import SimpleNamespace
@@ -37,8 +38,16 @@ def shutdown() -> None:
     connected.clear()
 
 
-def _work(function: Callable[..., Any], arguments: Sequence[Any], answers: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+def _work(
+    function: Callable[..., Any], arguments: Sequence[Any], answers: Connection, orders: Connection
+) -> None:
+    def obey() -> None:
+        with suppress(EOFError):
+            orders.recv()
+            # As ray: no signal is sent, so nothing that blocks is woken.
+            _thread.interrupt_main()
+
+    threading.Thread(target=obey, daemon=True).start()
     try:
         answers.send((True, function(*arguments)))
     except BaseException as error:
@@ -51,9 +60,11 @@ class Task:
     def __init__(self, function: Callable[..., Any], arguments: Sequence[Any]) -> None:
         context = multiprocessing.get_context("spawn")
         self.answers, sender = context.Pipe(duplex=False)
-        self.process = context.Process(target=_work, args=(function, arguments, sender))
+        receiver, self.orders = context.Pipe(duplex=False)
+        self.process = context.Process(target=_work, args=(function, arguments, sender, receiver))
         self.process.start()
         sender.close()
+        receiver.close()
 
 
 class RemoteFunction:
@@ -100,5 +111,4 @@ def get(task: Task) -> Any:
 
 
 def cancel(task: Task) -> None:
-    assert task.process.pid is not None
-    os.kill(task.process.pid, signal.SIGINT)
+    task.orders.send("cancel")

@@ -18,6 +18,9 @@ from pvt_mtl_perception.study.jobs import job_folder
 _STOP_TIMEOUT = 120.0
 """Seconds that a job has to finish its step and save after SIGTERM."""
 
+_LOOK_FOR_CANCEL = 1.0
+"""Seconds between two looks of a Ray task at whether it was cancelled."""
+
 
 class Executor(Protocol):
     """Runs jobs beside each other."""
@@ -134,10 +137,19 @@ class LocalExecutor:
 
 def _work_on_ray(out: str, job_id: str, device: str, threads: int) -> int:
     process = start_worker(Path(out), job_id, device, threads)
+    ended = threading.Event()
+
+    def wait() -> None:
+        process.wait()
+        ended.set()
+
+    threading.Thread(target=wait, daemon=True).start()
     try:
+        # ray.cancel asks Python for a KeyboardInterrupt, which wakes nothing that waits without end.
+        while not ended.wait(_LOOK_FOR_CANCEL):
+            pass
         return process.wait()
     except BaseException:
-        # ray.cancel raises KeyboardInterrupt here.
         end_worker(process)
         raise
 

@@ -32,7 +32,10 @@ def cluster(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     if importlib.util.find_spec("ray") is None:
         pytest.skip("ray is not installed; the same runs with a stand-in of it")
     cluster_utils: Any = importlib.import_module("ray.cluster_utils")
-    head = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+    # Ray would end tasks where others fill the machine's memory, and reserve a third of it.
+    monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "0")
+    node = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
+    head = cluster_utils.Cluster(initialize_head=True, head_node_args=node)
     monkeypatch.setenv("RAY_ADDRESS", head.address)
     yield "ray"
     head.shutdown()
