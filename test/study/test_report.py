@@ -423,3 +423,17 @@ def test_folds_of_a_video_are_drawn_in_blocks_and_each_on_its_own(tmp_path: Path
         for job in jobs
     }
     assert nested.mean == pytest.approx(np.mean([scores["mtl", s] - scores["stl_seg", s] for s in range(3)]))
+
+    # What seeds that share images, and trials of one learning rate, mean for the claims.
+    weightings = [{"balancing": {"weights": {"detection": weight}}} for weight in (1.0, 2.0)]
+    values["arms"]["mtl"]["trials"] = weightings
+    values["arms"]["stl_seg"]["trials"] = [{"optimizer": {"lr": rate}} for rate in (0.001, 0.002)]
+    values["tuning"] = {"seed": 9, "evaluate": values["by_seed"][0]["evaluate"]}
+    path.write_text(yaml.safe_dump(values, sort_keys=False))
+    assert main(["study", "report", str(path), "--out", str(out), "--replicates", "20"]) == 0
+    markdown = (out / "report.md").read_text()
+    assert "Seeds go through 2 folds: seeds of one fold share their test images" in markdown
+    assert "exchangeability that the sign-flip test assumes is approximate" in markdown
+    rate = next(job for job in jobs if job.arm == "mtl").config.optimizer.lr
+    told = f"The trials of mtl (balancing.weights.detection) are tried at one learning rate, {rate:g}:"
+    assert told in markdown

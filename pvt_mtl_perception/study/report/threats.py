@@ -259,11 +259,11 @@ def _tuning(results: StudyResults) -> list[str]:
         "trials could help arms unequally."
     ]
     varied = {arm: _varied(settings.trials) for arm, settings in results.study.arms.items()}
-    if fixed := [arm for arm, keys in varied.items() if "optimizer.lr" not in keys]:
+    if fixed := [arm for arm, keys in varied.items() if keys and "optimizer.lr" not in keys]:
         keys = sorted({key for arm in fixed for key in varied[arm]})
         rates = sorted({results.config(arm).optimizer.lr for arm in fixed})
         lines.append(
-            f"The trials of {listed(fixed)} ({listed(keys) or 'all alike'}) are tried at one learning rate, "
+            f"The trials of {listed(fixed)} ({listed(keys)}) are tried at one learning rate, "
             f"{listed([f'{rate:g}' for rate in rates])}: another one could suit them better."
         )
     return lines
