@@ -141,18 +141,25 @@ class SegmentationHead(nn.Module):
         self.predictor = _output_conv(spec.channels, num_classes, 1)
 
     def forward(self, pyramid: Pyramid) -> Tensor:
-        """P2..P5 to logits (B, classes, H/4, W/4)."""
-        total = self.branches["2"][0](pyramid[2])  # type: ignore[index]
+        """P2..P5 to logits (B, classes, H/4, W/4).
+
+        The last enlargement and the predictor are linear, so they may change places: P3 to P5 are summed at
+        stride 8, and what is enlarged is one map of logits instead of three of features.
+        """
+        coarse: Tensor | None = None
         for level in SEGMENTATION_LEVELS[1:]:
             x = pyramid[level]
             branch = self.branches[str(level)]
             assert isinstance(branch, nn.ModuleList)
             for step, conv in enumerate(branch):
+                if step:
+                    # The finer level gives the size, so a side that is no multiple of the stride still fits.
+                    size = pyramid[level - step].shape[-2:]
+                    x = F.interpolate(x, size=size, mode="bilinear", align_corners=False)
                 x = conv(x)
-                # The finer level gives the size, so a side that is no multiple of the stride still fits.
-                finer = total if step == len(branch) - 1 else pyramid[level - 1 - step]
-                size = finer.shape[-2:]
-                x = F.interpolate(x, size=size, mode="bilinear", align_corners=False)
-            total = total + x
-        logits: Tensor = self.predictor(total)
-        return logits
+            coarse = x if coarse is None else coarse + x
+        assert coarse is not None
+        # The bias counts once.
+        logits: Tensor = self.predictor(self.branches["2"][0](pyramid[2]))  # type: ignore[index]
+        coarse = F.conv2d(coarse, self.predictor.weight)
+        return logits + F.interpolate(coarse, size=logits.shape[-2:], mode="bilinear", align_corners=False)

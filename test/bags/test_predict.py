@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -21,8 +22,11 @@ from pvt_mtl_perception.bags.overlay import write_overlay_video
 from pvt_mtl_perception.bags.predict import predict_bag
 from pvt_mtl_perception.bags.reader import BagReader
 from pvt_mtl_perception.bags.results import ResultReader, ResultTopics, result_topics
+from pvt_mtl_perception.inference.files import result_record
 from pvt_mtl_perception.inference.predictor import Predictor
 from pvt_mtl_perception.inference.video import VideoReader
+from pvt_mtl_perception.paths import shipped_checkpoint
+from pvt_mtl_perception.result import Result
 
 PLACES = ResultTopics.under("/rig/front")
 OUTPUTS = {
@@ -332,3 +336,38 @@ def test_video_shows_each_image_with_its_results(tmp_path: Path, predictor: Pred
     assert frames[0][1].shape == (98, 132, 3)
     drawn = frames[2][1][:97, :131].astype(int)
     assert np.abs(drawn - images[2]).mean() > 8, "nothing is drawn on the image"
+
+
+def test_the_shipped_model_sees_in_the_street_bag_what_it_saw(tmp_path: Path) -> None:
+    """The expected file is ``scripts/make_test_bag.py``'s; a new checkpoint needs it written again."""
+    folder = Path(__file__).resolve().parents[1] / "data"
+    expected = [json.loads(line) for line in (folder / "street.jsonl").read_text().splitlines()]
+    predictor = Predictor(shipped_checkpoint(), device="cpu")
+    predict_bag(folder / "street.mcap", tmp_path / "results", predictor, progress=False)
+    with BagReader(tmp_path / "results") as results:
+        reader = ResultReader(results, ResultTopics.under("/street/image"), predictor.labels)
+        found = {stamp: reader.take(stamp) for stamp in (record.pop("stamp") for record in expected)}
+    boxes = 0
+    for result, wanted in zip(found.values(), expected, strict=True):
+        assert result is not None
+        height, width = result.segmentation.mask.shape
+        parts = (result.detections, result.segmentation, result.classification)
+        seen = result_record(Result(height, width, *parts), predictor.labels)
+        assert (seen["width"], seen["height"]) == (wanted["width"], wanted["height"])
+        # Another version of a JPEG decoder moves a grey level here and there.
+        for name in seen["segmentation"].keys() | wanted["segmentation"].keys():
+            shares = [record["segmentation"].get(name, 0) for record in (seen, wanted)]
+            assert shares[0] == pytest.approx(shares[1], abs=0.003), name
+        for group, probabilities in wanted["classification"].items():
+            assert seen["classification"][group] == pytest.approx(probabilities, abs=0.02)
+        # A score on the threshold may fall on either side of it.
+        sure = [box for box in wanted["detections"] if box["score"] > predictor.score_threshold + 0.02]
+        for box in sure:
+            assert any(
+                box["class"] == other["class"]
+                and other["score"] == pytest.approx(box["score"], abs=0.02)
+                and other["box"] == pytest.approx(box["box"], abs=1.0)
+                for other in seen["detections"]
+            ), box
+        boxes += len(sure)
+    assert boxes >= 3

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed
+import torch.nn.functional as F
 from timm.models import group_parameters
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
@@ -129,6 +130,24 @@ def test_retinanet_head_answers_for_nine_anchors_a_cell(backbone: str, neck: str
     torch.testing.assert_close(output.detection.logits.sigmoid().mean().item(), 0.01, atol=2e-3, rtol=0)
     (output.detection.logits.square().mean() + output.detection.deltas.square().mean()).backward()
     assert all(p.grad is not None for p in network.heads["detection"].parameters())
+
+
+@pytest.mark.parametrize("size", [(96, 160), (32, 224)])
+def test_segmentation_is_semantic_fpn_as_published(size: tuple[int, int]) -> None:
+    """Every level convolved and enlarged step by step to stride 4, summed, then classified."""
+    network = MultiTaskNetwork(make_spec(["segmentation"])).eval()
+    head = network.heads["segmentation"]
+    with torch.inference_mode():
+        torch.nn.init.normal_(head.predictor.bias)
+        images = torch.randn(2, 3, *size)
+        pyramid = network.neck(network.backbone(images), (2, 3, 4, 5))
+        total = head.branches["2"][0](pyramid[2])
+        for level in (3, 4, 5):
+            x = pyramid[level]
+            for conv in head.branches[str(level)]:
+                x = F.interpolate(conv(x), scale_factor=2, mode="bilinear", align_corners=False)
+            total = total + x
+        torch.testing.assert_close(network(images).segmentation, head.predictor(total), atol=1e-5, rtol=1e-4)
 
 
 def test_separable_convolutions_mix_neither_channels_nor_places_at_once() -> None:

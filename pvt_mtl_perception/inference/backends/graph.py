@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 OPSET = 20
 INPUT = "images"
 # Goes up when an export of the same network becomes another graph.
-GRAPH_VERSION = 3
+GRAPH_VERSION = 4
 _GFL = DetectionOutput._fields
 
 
