@@ -69,6 +69,22 @@ def fixed_graph(path: Path, batch: int, size: tuple[int, int] | None) -> tuple[o
     return model, shape
 
 
+def _named_once(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Without Identity nodes on constants, by which exporters let equal weights be one; onnx2torch cannot."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    names: dict[str, str] = {}
+    kept = []
+    for node in model.graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        if node.op_type == "Identity" and node.input[0] in constants:
+            names[node.output[0]] = node.input[0]
+        else:
+            kept.append(node)
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
+    return model
+
+
 def eager(model: onnx.ModelProto, precision: str, device: torch.device) -> Callable[[Floats], object]:
     """The graph as a PyTorch module."""
     try:
@@ -77,11 +93,15 @@ def eager(model: onnx.ModelProto, precision: str, device: torch.device) -> Calla
         raise BackendUnavailableError(
             "the peer in PyTorch needs onnx2torch: pip install 'pvt_mtl_perception[peers]'"
         ) from None
-    module = convert(model).eval().to(device, DTYPES[precision]).to(memory_format=torch.channels_last)
+    module = convert(_named_once(model)).eval().to(device, DTYPES[precision])
+    for layer in module.modules():
+        if isinstance(layer, torch.nn.Conv2d):
+            layer.to(memory_format=torch.channels_last)
 
     def run(images: Floats) -> object:
         with torch.inference_mode():
-            return module(torch.from_numpy(images).to(device, DTYPES[precision]))
+            batch = torch.from_numpy(images).to(device, DTYPES[precision])
+            return module(batch.contiguous(memory_format=torch.channels_last))
 
     return run
 
