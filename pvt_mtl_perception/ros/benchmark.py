@@ -260,7 +260,16 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
             "node_rate": node_rate,
             "ratio": ratio,
             "ratio_to_bare_alone": node_rate / alone["rate"],
-            "rounds": [r["node"]["rate"] / r["bare"]["rate"] for r in rounds],
+            "rounds": [
+                {
+                    "ratio": r["node"]["rate"] / r["bare"]["rate"],
+                    "bare_ms": statistics.median(r["bare"]["ms"]),
+                    "node_prediction_ms": r["node"]["prediction_p50_ms"],
+                    "node_rest_ms": 1000 / r["node"]["rate"]
+                    - r["node"]["prediction_p50_ms"] / arguments.cameras,
+                }
+                for r in rounds
+            ],
             "slow_camera_rate": slow_rate,
             "latency_p50_ms": unhurried["latency_p50_ms"],
             "prediction_p50_ms": unhurried["prediction_p50_ms"],
