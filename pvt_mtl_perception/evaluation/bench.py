@@ -98,35 +98,36 @@ def _now(predictor: Predictor) -> float:
 def measure(
     predictors: dict[Engine, Predictor],
     frames: Sequence[Image],
-    tasks: Sequence[str],
+    subsets: Sequence[Sequence[str]],
     rounds: int,
     calls: int = 3,
 ) -> list[Row]:
-    """One case with every engine, which take turns, so that a slow spell of the machine meets all of them.
+    """One batch with every engine and set of tasks, which take turns: a slow spell meets all of them.
 
     Args:
         predictors: of the same checkpoint and input size; with ``REFERENCE`` among them.
         frames: one batch.
-        tasks: the heads that run.
-        rounds: turns of every engine.
-        calls: timed ones of an engine in a round, after one that is not: its data have left the caches.
+        subsets: sets of tasks, each by itself.
+        rounds: turns of every engine and set of tasks.
+        calls: timed ones of each in a round, after one that is not: its data have left the caches.
     """
-    times: dict[Engine, list[list[float]]] = {engine: [] for engine in predictors}
+    times: dict[tuple[Engine, tuple[str, ...]], list[list[float]]] = {}
     for number in range(rounds + _WARM_UP_ROUNDS):
-        for engine, predictor in predictors.items():
+        for tasks, (engine, predictor) in itertools.product(subsets, predictors.items()):
             stage_times(predictor, frames, tasks)
+            found = [stage_times(predictor, frames, tasks) for _ in range(calls)]
             if number >= _WARM_UP_ROUNDS:
-                times[engine] += [stage_times(predictor, frames, tasks) for _ in range(calls)]
-    stages = {engine: np.array(rows) / len(frames) for engine, rows in times.items()}
-    reference = stages[Engine(*REFERENCE)]
-    base_network, base_predict = np.median(reference[:, 1]), np.median(reference.sum(axis=1))
+                times.setdefault((engine, tuple(tasks)), []).extend(found)
     height, width = frames[0].shape[:2]
     rows = []
-    for engine, values in stages.items():
+    for (engine, tasks), values in times.items():
+        reference = np.array(times[Engine(*REFERENCE), tasks]) / len(frames)
+        base_network, base_predict = np.median(reference[:, 1]), np.median(reference.sum(axis=1))
+        stages = np.array(values) / len(frames)
         size = predictors[engine].preprocessing
-        whole = values.sum(axis=1)
+        whole = stages.sum(axis=1)
         predict = float(np.median(whole))
-        medians = dict(zip(STAGES, np.median(values, axis=0).tolist(), strict=True))
+        medians = dict(zip(STAGES, np.median(stages, axis=0).tolist(), strict=True))
         rows.append(
             Row(
                 engine.backend,
@@ -200,9 +201,8 @@ def bench(
                 agreements.append(_agreement_row(engine, predictor, agreement))
         tasks = predictors[reference].tasks
         subsets = [tasks, *([(task,) for task in tasks] if each_task and len(tasks) > 1 else [])]
-        cases = [(subset, batch) for subset in subsets for batch in batches]
-        for subset, batch in tqdm(cases, unit="case", leave=False):
-            rows += measure(predictors, [frames[i % len(frames)] for i in range(batch)], subset, rounds)
+        for batch in tqdm(batches, unit="batch", leave=False):
+            rows += measure(predictors, [frames[i % len(frames)] for i in range(batch)], subsets, rounds)
     used = predictors[reference]
     on_cuda = used.device.type == "cuda"
     return {
