@@ -33,6 +33,7 @@ from pvt_mtl_perception.evaluation.cost import count_flops  # noqa: E402
 from pvt_mtl_perception.inference.agreement import compare  # noqa: E402
 from pvt_mtl_perception.inference.backends.backend import DTYPES  # noqa: E402
 from pvt_mtl_perception.inference.predictor import Predictor  # noqa: E402
+from pvt_mtl_perception.inference.process import prepare_script  # noqa: E402
 from pvt_mtl_perception.model.checkpoint import Checkpoint, load_checkpoint  # noqa: E402
 from pvt_mtl_perception.model.network import MultiTaskNetwork  # noqa: E402
 from pvt_mtl_perception.model.spec import TASKS  # noqa: E402
@@ -488,4 +489,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    prepare_script()
     sys.exit(main())
