@@ -23,7 +23,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 from tqdm import tqdm
 
-from pvt_mtl_perception.paths import share_directory
+from pvt_mtl_perception.inference.process import ros_environment
 from pvt_mtl_perception.ros.camera import ImageGate
 
 BEST_EFFORT = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
@@ -94,11 +94,7 @@ def main() -> None:
     if args.role:
         subscriber(args.role == "on-demand", args.free)
         return
-    profile = str(share_directory() / "config" / "fastdds_large_images.xml")
-    for variable in ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"):
-        os.environ.setdefault(variable, profile)
-    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
+    os.environ.update(ros_environment())
 
     def start(role: str) -> subprocess.Popen[str]:
         command = [sys.executable, __file__, "--role", role, "--size", args.size]

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -202,7 +201,7 @@ def _record(
     from pvt_mtl_perception.bags.types import DETECTIONS, IMAGE, LABEL_INFO
     from pvt_mtl_perception.demo.processes import Child
     from pvt_mtl_perception.inference.batches import deferred_interrupt
-    from pvt_mtl_perception.paths import share_directory
+    from pvt_mtl_perception.inference.process import with_large_images
 
     if bag.exists():
         raise FileExistsError(f"{bag} exists already; --live records a new bag")
@@ -219,12 +218,11 @@ def _record(
             arguments += ["--topic", f"{camera.results.mask}:{IMAGE}"]
             arguments += ["--latched", f"{camera.results.label_info}:{LABEL_INFO}"]
             counted.append(camera.results.mask)
-    environment = dict(os.environ)
-    for variable in ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"):
-        environment.setdefault(variable, str(share_directory() / "config" / "fastdds_large_images.xml"))
     log = bag.with_name(f"{bag.name}.log")
     with deferred_interrupt() as stopping:
-        recorder = Child("recorder", "pvt_mtl_perception.ros.bag_recorder", arguments, log, environment)
+        recorder = Child(
+            "recorder", "pvt_mtl_perception.ros.bag_recorder", arguments, log, with_large_images()
+        )
         with recorder:
             _watch(recorder, counted, limit, stopping)
             if status := recorder.stop():

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pvt_mtl_perception.cli.model_arguments import add_strengths
+
 if TYPE_CHECKING:
     from pvt_mtl_perception.data.sources import SourceConfig
     from pvt_mtl_perception.evaluation.html import Section
@@ -79,14 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="score again under fog, rain, night, motion_blur, noise and jpeg, or `all` of them",
     )
-    more.add_argument(
-        "--strengths",
-        type=int,
-        nargs="+",
-        default=[1, 2, 3, 4, 5],
-        metavar="S",
-        help="of the corruptions, 1 to 5 (default: all)",
-    )
+    add_strengths(more)
     more.add_argument(
         "--out",
         type=Path,

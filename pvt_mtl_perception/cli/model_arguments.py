@@ -1,4 +1,4 @@
-"""Arguments of every verb that predicts: which model, where, and with which thresholds."""
+"""Arguments that several verbs share: which model, where, with which thresholds; strengths of corruptions."""
 
 from __future__ import annotations
 
@@ -11,6 +11,18 @@ from pvt_mtl_perception.paths import shipped_checkpoint
 
 if TYPE_CHECKING:  # importing it loads torch, for which help does not wait
     from pvt_mtl_perception.inference.predictor import Predictor
+
+
+def add_strengths(parser: argparse._ActionsContainer) -> None:
+    """Adds ``--strengths``, of corruptions."""
+    parser.add_argument(
+        "--strengths",
+        type=int,
+        nargs="+",
+        default=[1, 2, 3, 4, 5],
+        metavar="S",
+        help="of the corruptions, 1 to 5 (default: all)",
+    )
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pvt_mtl_perception.cli.model_arguments import add_strengths
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -180,14 +182,7 @@ def _add_robustness(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="fog, rain, night, motion_blur, noise and jpeg, or `all` of them (default)",
     )
-    parser.add_argument(
-        "--strengths",
-        type=int,
-        nargs="+",
-        default=[1, 2, 3, 4, 5],
-        metavar="S",
-        help="of the corruptions, 1 to 5 (default: all)",
-    )
+    add_strengths(parser)
     parser.add_argument(
         "--frames", type=_count, metavar="N", help="so many test images, drawn at random (default: all)"
     )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import random
 import re
 import time
 from collections.abc import Collection
@@ -23,7 +21,7 @@ from pvt_mtl_perception.bags.types import (
     LABEL_INFO,
 )
 from pvt_mtl_perception.demo.processes import Child, wait_until
-from pvt_mtl_perception.paths import share_directory
+from pvt_mtl_perception.inference.process import ros_environment
 
 DIAGNOSTICS_TOPIC = "/diagnostics"
 
@@ -31,9 +29,6 @@ READY = "ready"
 RECORDED = "recorded "
 PLAYED = "played "
 """How lines of recorder and player begin."""
-
-_DOMAINS = range(1, 102)
-"""Ports of higher domains reach into Linux's ephemeral range; 0 is everybody's default."""
 
 _START_TIMEOUT = 180.0
 """Seconds for loading torch and the model, which a busy machine stretches."""
@@ -44,7 +39,6 @@ _LAST_FRAMES = 60.0
 _QUIET = 2.0
 """Seconds without a result after which the node has finished."""
 
-_PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
 _REFUSED = re.compile(r"cannot configure: (.*)")
 
 
@@ -63,19 +57,6 @@ class Playback:
     published: Path
     topics: ResultTopics
     node_log: Path
-
-
-def ros_environment() -> dict[str, str]:
-    """This process's environment with what keeps its ROS 2 to itself, where the user has not chosen.
-
-    A random domain, this machine only, and the Fast DDS profile for large images.
-    """
-    environment = dict(os.environ)
-    environment.setdefault("ROS_DOMAIN_ID", str(random.SystemRandom().choice(_DOMAINS)))
-    environment.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    for variable in _PROFILE_VARIABLES:
-        environment.setdefault(variable, str(share_directory() / "config" / "fastdds_large_images.xml"))
-    return environment
 
 
 def play_through_node(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,9 +109,13 @@ def score_results(
     return metrics
 
 
+def _images(samples: Sequence[Sample]) -> list[npt.NDArray[np.uint8]]:
+    return [sample.image for sample in samples]
+
+
 def predict_samples(
     predictor: Predictor, samples: Iterable[Sample], batch_size: int = 8
-) -> Iterator[tuple[Sample, Result]]:
+) -> Generator[tuple[Sample, Result], None, None]:
     """Each sample with its result at the thresholds of ``measure``; the predictor's own come back at the end.
 
     Args:
@@ -125,10 +130,6 @@ def predict_samples(
             yield from zip(batch, results, strict=True)
     finally:
         predictor.score_threshold, predictor.max_detections = settings
-
-
-def _images(samples: Sequence[Sample]) -> list[npt.NDArray[np.uint8]]:
-    return [sample.image for sample in samples]
 
 
 def measure(
@@ -159,20 +160,17 @@ def measure(
         KeyError: when ``taxonomy`` has no mapping from the model's segmentation labels.
     """
     metrics = _new_metrics(predictor.labels, taxonomy)
-    settings = predictor.score_threshold, predictor.max_detections
-    predictor.score_threshold, predictor.max_detections = SCORE_THRESHOLD, MAX_DETECTIONS
     first, last = (len(dataset) * bound // world_size for bound in (rank, rank + 1))
-    try:
-        with tqdm(total=last - first, unit="image", desc="evaluate", disable=not progress) as bar:
-            batches = batched((dataset[i] for i in range(first, last)), batch_size)
-            for samples, results in predictor.predict_stream(batches, _images):
-                for result, sample in zip(results, samples, strict=True):
-                    metrics.names.append(sample.name)
-                    for metric in metrics.by_task.values():
-                        metric.update(result, sample)
-                bar.update(len(samples))
-    finally:
-        predictor.score_threshold, predictor.max_detections = settings
+    samples = (dataset[i] for i in range(first, last))
+    with (
+        tqdm(total=last - first, unit="image", desc="evaluate", disable=not progress) as bar,
+        closing(predict_samples(predictor, samples, batch_size)) as predicted,
+    ):
+        for sample, result in predicted:
+            metrics.names.append(sample.name)
+            for metric in metrics.by_task.values():
+                metric.update(result, sample)
+            bar.update()
     if world_size > 1:
         _gather(metrics, world_size)
     return metrics

@@ -1,11 +1,14 @@
-"""Settings of a whole process: memory that is kept, threads that sleep, and an end with its parent's."""
+"""Settings of a whole process: memory, threads, an end with its parent's, the environment of its ROS 2."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+import random
 import signal
 import sys
+
+from pvt_mtl_perception.paths import share_directory
 
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
@@ -14,6 +17,13 @@ _FROM_HEAP = 256 << 20
 
 # From linux/prctl.h; it survives exec.
 _PR_SET_PDEATHSIG = 1
+
+
+# Version 2 reads the first name, version 3 the second.
+_PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
+
+_DOMAINS = range(1, 102)
+"""Ports of higher domains reach into Linux's ephemeral range; 0 is everybody's default."""
 
 
 def prepare_process() -> None:
@@ -45,6 +55,25 @@ def prepare_script() -> None:
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
         os.execv(sys.executable, [sys.executable, *sys.argv])
     prepare_process()
+
+
+def with_large_images() -> dict[str, str]:
+    """This process's environment with the Fast DDS profile for large images, where none is named."""
+    environment = dict(os.environ)
+    for variable in _PROFILE_VARIABLES:
+        environment.setdefault(variable, str(share_directory() / "config" / "fastdds_large_images.xml"))
+    return environment
+
+
+def ros_environment() -> dict[str, str]:
+    """This process's environment with what keeps its ROS 2 to itself, where the user has not chosen.
+
+    A random domain, this machine only, and the Fast DDS profile for large images.
+    """
+    environment = with_large_images()
+    environment.setdefault("ROS_DOMAIN_ID", str(random.SystemRandom().choice(_DOMAINS)))
+    environment.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    return environment
 
 
 def end_with_parent(parent: int) -> None:

@@ -32,8 +32,8 @@ from sensor_msgs.msg import Image
 from tqdm import tqdm
 from vision_msgs.msg import Classification, Detection2DArray
 
-from pvt_mtl_perception.inference.process import prepare_process
-from pvt_mtl_perception.paths import share_directory, shipped_checkpoint
+from pvt_mtl_perception.inference.process import prepare_process, ros_environment
+from pvt_mtl_perception.paths import shipped_checkpoint
 
 NODE = "/perception_node"
 THIS = ("-m", "pvt_mtl_perception.ros.benchmark")
@@ -345,11 +345,7 @@ def main() -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         predictor_loop(arguments)
         return
-    profile = str(share_directory() / "config" / "fastdds_large_images.xml")
-    for variable in ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"):
-        os.environ.setdefault(variable, profile)
-    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
+    os.environ.update(ros_environment())
     report = run(arguments)
     print_table(report)
     if arguments.json:

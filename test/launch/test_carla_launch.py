@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 from carla_messages import RGB, carla_frame, stamp, topic, write_carla_bag
 from checkpoints import make_checkpoint
+from launch_files import REPOSITORY, load, skip_where_launch_ros_does_not_find, start
 from ros_client import START_TIMEOUT, RosClient
 from vision_msgs.msg import Detection2DArray
 
@@ -18,19 +17,6 @@ from pvt_mtl_perception.data.synthetic import Drive
 
 launch = pytest.importorskip("launch", reason="launch comes with a ROS 2 installation")
 pytest.importorskip("launch_ros", reason="launch_ros comes with a ROS 2 installation")
-
-HERE = Path(__file__).resolve().parent
-REPOSITORY = HERE.parents[1]
-FILE = REPOSITORY / "launch" / "carla.launch.py"
-
-
-def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, REPOSITORY / "launch" / f"{name}.launch.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def configured(**arguments: str) -> tuple[dict[str, Any], str]:
@@ -115,29 +101,17 @@ def client(spawn: Any) -> Iterator[RosClient]:
 
 def test_the_launched_node_perceives_two_cameras(spawn: Any, client: RosClient, tmp_path: Path) -> None:
     # Arrange
-    packages = pytest.importorskip("ament_index_python.packages")
-    try:
-        prefix = Path(packages.get_package_prefix("pvt_mtl_perception"))
-    except (OSError, LookupError):
-        pytest.skip("the package is not installed where AMENT_PREFIX_PATH points")
-    if not (prefix / "lib" / "pvt_mtl_perception" / "perception_node").exists():
-        pytest.skip(f"{prefix} has no perception_node")
+    skip_where_launch_ros_does_not_find("perception_node")
     checkpoint = make_checkpoint(tmp_path / "untrained.safetensors")
     frame = carla_frame(Drive(3, width=160, height=96), 0)
     bag = write_carla_bag(tmp_path / "bag", [frame] * 4, "bridge", period=10**9)
     left = "/carla/ego_vehicle/rgb_left/image"
 
     # Act
-    launched = spawn(
-        HERE / "run_launch.py",
-        FILE,
-        "cameras:=rgb_front,rgb_left",
-        f"model_path:={checkpoint}",
-        "device:=cpu",
-    )
+    launched = start(spawn, "carla", cameras="rgb_front,rgb_left", model_path=checkpoint, device="cpu")
     front = client.listen(Detection2DArray, "/carla/ego_vehicle/rgb_front/detections")
     other = client.listen(Detection2DArray, "/carla/ego_vehicle/rgb_left/detections")
-    spawn(HERE.parent / "ros_camera.py", left)
+    spawn(REPOSITORY / "test" / "ros_camera.py", left)
     spawn("-m", "pvt_mtl_perception.ros.bag_player", bag, "--topic", topic(RGB), "--timeout", "180", "--stay")
 
     # Assert

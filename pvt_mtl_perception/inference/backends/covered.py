@@ -35,23 +35,21 @@ class CoveredBackend:
         shape, wanted = tuple(images.shape), frozenset(tasks)
         with self._lock:
             covering = [
-                (prepared, own)
+                (prepared[0], own)
                 for prepared, own in self._prepared
                 if prepared[1:] == shape[1:] and prepared[0] >= shape[0] and own >= wanted
             ]
-        batch, own = min(
-            ((prepared[0], own) for prepared, own in covering),
-            key=lambda program: (program[0], len(program[1])),
-            default=(shape[0], wanted),
-        )
-        if (batch, own) == (shape[0], wanted):
+        smallest = (shape[0], wanted)
+        batch, own = min(covering, key=lambda program: (program[0], len(program[1])), default=smallest)
+        if (batch, own) == smallest:
             output = self._backend(images, tasks)
             with self._lock:
                 self._prepared.add((shape, wanted))
             return output
-        padding = images.new_zeros((batch - shape[0], *shape[1:]))
+        if batch > shape[0]:
+            images = torch.cat((images, images.new_zeros((batch - shape[0], *shape[1:]))))
         # In the order of the network's tasks, which programs are kept by.
-        output = self._backend(torch.cat((images, padding)), [t for t in NetworkOutput._fields if t in own])
+        output = self._backend(images, [task for task in NetworkOutput._fields if task in own])
 
         def first(value: object) -> object:
             return value[: shape[0]] if isinstance(value, Tensor) else value

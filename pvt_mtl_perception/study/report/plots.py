@@ -190,17 +190,22 @@ def plot_fronts(points: Sequence[FrontPoint], panels: Sequence[str], xlabel: str
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
     grid[0].set_ylabel("%")
+    _legend_below(figure, handles, 4)
+    figure.tight_layout()
+    return _png(figure)
+
+
+def _legend_below(figure: Figure, handles: Mapping[str, Line2D], columns: int) -> None:
+    """A legend under the panels, in at most so many columns."""
     figure.legend(
         handles.values(),
         handles.keys(),
         fontsize=8,
         loc="upper center",
         bbox_to_anchor=(0.5, 0.0),
-        ncols=min(4, max(1, len(handles))),
+        ncols=min(columns, max(1, len(handles))),
         frameon=False,
     )
-    figure.tight_layout()
-    return _png(figure)
 
 
 def _front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -276,15 +281,7 @@ def plot_fractions(values: Mapping[str, Mapping[str, Mapping[float, Sequence[flo
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].set_ylabel("%")
-    figure.legend(
-        handles.values(),
-        handles.keys(),
-        fontsize=8,
-        loc="upper center",
-        bbox_to_anchor=(0.5, 0.0),
-        ncols=min(5, max(1, len(handles))),
-        frameon=False,
-    )
+    _legend_below(figure, handles, 5)
     figure.tight_layout()
     return _png(figure)
 
