@@ -84,9 +84,10 @@ def _of_part(config: TrainingConfig, study: StudyConfig, fraction: float, seed: 
 def study_jobs(
     study: StudyConfig, path: Path, tuned: Mapping[str, Mapping[str, Any]] | None = None
 ) -> list[Job]:
-    """All jobs of a study: pretrainings, then every arm and fraction of the first seed, of the second, ….
+    """All jobs of a study: pretrainings, then every arm of the first seed, of the second, …, by fraction.
 
-    So the seeds that are done are done in every arm.
+    The data fraction that primary claims are about comes first. So the seeds that are done are done in every
+    arm, and a study that is interrupted has its claims before its data curve.
 
     Args:
         study: the study.
@@ -112,8 +113,8 @@ def study_jobs(
             config=_of_part(folds[number % len(folds)][arm], study, fraction, seed),
             needs=f"pretraining/{study.arms[arm].pretraining}" if study.arms[arm].pretraining else None,
         )
+        for fraction in sorted(study.fractions, key=lambda f: f != study.preregistration.fraction)
         for number, seed in enumerate(study.seeds)
-        for fraction in study.fractions
         for arm in study.arms
     ]
     return [*_pretrainings(study, path), *runs]
