@@ -84,7 +84,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         description="Prints each comparison's claim, and writes report.html, report.md with its figures, and "
         "comparisons.json with every seed's values. Trains and times nothing.",
     )
-    for command in (whole, tune, run_command, status, cost, robustness, report):
+    archive = commands.add_parser(
+        "archive",
+        help="copy the raw results without the weights",
+        description="Copies what the report reads of the finished jobs, so that it can be written again "
+        "from there, and a copy of it be gone on with.",
+    )
+    archive.add_argument("--to", type=Path, required=True, metavar="DIR", help="made when absent")
+    for command in (whole, tune, run_command, status, cost, robustness, report, archive):
         _add_common(command)
     for command in (whole, tune, run_command, status, cost, robustness):
         command.add_argument("--arms", nargs="+", metavar="ARM", help="only these arms (default: all)")
@@ -219,6 +226,7 @@ def run(args: argparse.Namespace) -> int:
         "cost": _cost,
         "robustness": _robustness,
         "report": _report,
+        "archive": _archive,
     }
     return verbs[args.command](load_study(args.study), args)
 
@@ -337,6 +345,16 @@ def _report(study: StudyConfig, args: argparse.Namespace) -> int:
     write_report(to, report)
     for name in ("report.html", "report.md", "comparisons.json"):
         print(to / name)
+    return 0
+
+
+def _archive(study: StudyConfig, args: argparse.Namespace) -> int:
+    from pvt_mtl_perception.study.archive import archive_results
+    from pvt_mtl_perception.study.jobs import tuning_jobs
+
+    trials = tuning_jobs(study, args.study) if study.tuning is not None else []
+    written = archive_results([*trials, *_jobs(study, args)], args.out, args.to)
+    print(f"{args.to}: {written} files written")
     return 0
 
 

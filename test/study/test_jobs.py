@@ -57,21 +57,21 @@ def finish(out: Path, job: Job, seconds: float = 10.0, miou: float = 0.5) -> Non
     folder.result.write_text(json.dumps(result))
 
 
-def test_jobs_are_arms_times_fractions_times_seeds_one_seed_after_the_other(
+def test_jobs_are_arms_times_seeds_times_fractions_the_registered_fraction_first(
     tmp_path: Path,
 ) -> None:
     path = write_study(tmp_path, study_content(fractions=[0.5, 1.0], subset_seed=7))
     jobs = jobs_of(path)
     assert [job.id for job in jobs] == [
-        *("stl_seg/0.5/0", "mtl/0.5/0", "stl_seg/1/0", "mtl/1/0"),
-        *("stl_seg/0.5/1", "mtl/0.5/1", "stl_seg/1/1", "mtl/1/1"),
+        *("stl_seg/1/0", "mtl/1/0", "stl_seg/1/1", "mtl/1/1"),
+        *("stl_seg/0.5/0", "mtl/0.5/0", "stl_seg/0.5/1", "mtl/0.5/1"),
     ]
-    single, multi = jobs[0].config, jobs[1].config
+    single, multi = jobs[4].config, jobs[5].config
     assert single.model.tasks == ("segmentation",) and multi.model.tasks == ("classification", "segmentation")
     # What a comparison is not about is the same in both arms.
     assert dataclasses.replace(multi, model=single.model) == single
     assert multi.train[0].fraction == 0.5 and multi.train[0].subset_seed == 7
-    assert jobs[5].config == dataclasses.replace(multi, seed=1)
+    assert jobs[7].config == dataclasses.replace(multi, seed=1)
 
 
 def test_an_arm_begins_with_the_weights_of_its_pretraining(tmp_path: Path) -> None:

@@ -154,6 +154,35 @@ def test_the_three_files_say_what_the_results_hold(whole: Simulated, written: Pa
     assert "Tesla's own network is not public" in markdown and "Tesla&#39;s own network is not public" in html
 
 
+def test_a_report_from_archived_results_is_the_same_and_the_archive_is_gone_on_with(
+    whole: Simulated, written: Path, tmp_path: Path
+) -> None:
+    path, out, _, jobs = whole
+    archive, again = tmp_path / "results", tmp_path / "again"
+    weights = job_folder(out, jobs[0]).path / "model.safetensors"
+    weights.write_bytes(b"not to be copied")
+    command = ["study", "archive", str(path), "--out", str(out), "--to", str(archive)]
+    assert main(command) == 0 and main(command) == 0
+    weights.unlink()
+    assert not list(archive.rglob("*.safetensors"))
+    report = ["study", "report", str(path), "--out", str(archive), "--to", str(again), "--replicates", "50"]
+    assert main(report) == 0
+    assert stored(again) == stored(written)
+    assert (again / "report.md").read_text() == (written / "report.md").read_text()
+    states = [[job_folder(folder, job).state() for job in jobs] for folder in (out, archive)]
+    assert states[0] == states[1] and "done" in states[1] and "waiting" in states[1]
+
+
+def test_there_is_nothing_to_archive_of_a_study_that_has_not_begun(
+    whole: Simulated, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = whole[0]
+    command = ["study", "archive", str(path), "--out", str(tmp_path / "new"), "--to", str(tmp_path / "to")]
+    assert main(command) != 0
+    assert "no job of the study is finished" in capsys.readouterr().err
+    assert not (tmp_path / "to").exists()
+
+
 def test_the_html_needs_no_other_file_and_the_markdown_has_its_figures_beside(written: Path) -> None:
     html, markdown = (written / "report.html").read_text(), (written / "report.md").read_text()
     sources = re.findall(r'(?:src|href)="([^"]{0,30})', html)
