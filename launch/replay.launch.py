@@ -22,6 +22,7 @@ from launch.actions import (
 )
 from launch.event_handlers import OnProcessExit
 from launch.events import Shutdown
+from launch.events.process import ProcessExited
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch_ros.actions import Node, SetRemap
 from launch_ros.event_handlers import OnStateTransition
@@ -158,6 +159,17 @@ def ros2_bag_play(arguments: Mapping[str, str]) -> ExecuteProcess:
     return ExecuteProcess(cmd=play, output="screen")
 
 
+def end(event: ProcessExited, context: LaunchContext) -> list[LaunchDescriptionEntity]:
+    """Ends everything with the player, except where Ctrl-C has ended the player: no second shutdown then."""
+    if context.is_shutdown:
+        return []
+    reason = "the bag has ended"
+    return [
+        LogInfo(msg=reason),
+        TimerAction(period=LAST_FRAMES, actions=[EmitEvent(event=Shutdown(reason=reason))]),
+    ]
+
+
 def replay(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     from pvt_mtl_perception.bags.message_sources import holds_ros2
 
@@ -170,12 +182,7 @@ def replay(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         RegisterEventHandler(
             OnProcessExit(
                 target_action=player,
-                on_exit=[
-                    LogInfo(msg="the bag has ended"),
-                    TimerAction(
-                        period=LAST_FRAMES, actions=[EmitEvent(event=Shutdown(reason="the bag has ended"))]
-                    ),
-                ],
+                on_exit=end,
             )
         ),
     ]

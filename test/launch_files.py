@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -36,13 +38,24 @@ def default(argument: Any) -> str:
     return "".join(part.text for part in argument.default_value)
 
 
+def ament_prefix_path() -> str:
+    """Where launch_ros looks: what is sourced, then the environment that ``make env`` has made."""
+    return os.pathsep.join(filter(None, [os.environ.get("AMENT_PREFIX_PATH"), sys.prefix]))
+
+
+def has_package(name: str) -> bool:
+    """Whether launch_ros finds this package."""
+    marker = f"share/ament_index/resource_index/packages/{name}"
+    return any((Path(prefix) / marker).exists() for prefix in ament_prefix_path().split(os.pathsep))
+
+
 def skip_where_launch_ros_does_not_find(*executables: str) -> None:
     """Skips the test where this package is not installed, or has not these in lib/pvt_mtl_perception."""
-    packages = pytest.importorskip("ament_index_python.packages")
-    try:
-        prefix = Path(packages.get_package_prefix("pvt_mtl_perception"))
-    except (OSError, LookupError):
-        pytest.skip("the package is not installed where AMENT_PREFIX_PATH points")
+    for prefix in map(Path, ament_prefix_path().split(os.pathsep)):
+        if (prefix / "share/ament_index/resource_index/packages/pvt_mtl_perception").exists():
+            break
+    else:
+        pytest.skip(f"pvt_mtl_perception is not installed in {ament_prefix_path()}")
     for name in executables:
         if not (prefix / "lib" / "pvt_mtl_perception" / name).exists():
             pytest.skip(f"{prefix} has no {name}")
@@ -54,4 +67,5 @@ def start(spawn: Any, name: str, **arguments: object) -> Any:
         REPOSITORY / "test" / "launch" / "run_launch.py",
         REPOSITORY / "launch" / f"{name}.launch.py",
         *(f"{argument}:={value}" for argument, value in arguments.items()),
+        environment={"AMENT_PREFIX_PATH": ament_prefix_path()},
     )

@@ -144,17 +144,23 @@ def play(node: Node, args: argparse.Namespace) -> None:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Plays a bag; the exit status is 2 for a wrong argument, 1 when nobody listens, 130 after Ctrl-C."""
+    """Plays a bag.
+
+    Returns:
+        The exit status: 2 for a wrong argument, 1 when nobody listens; after Ctrl-C 130, and 0 with
+        ``--loop`` or ``--stay``, which have no other end.
+    """
     arguments = list(sys.argv if args is None else args)
     # Also where a shell has started it in the background with SIGINT ignored.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
+    own = argparse.Namespace(loop=False, stay=False)
     try:
-        own = _parser().parse_args(rclpy.utilities.remove_ros_args(arguments)[1:])
+        _parser().parse_args(rclpy.utilities.remove_ros_args(arguments)[1:], own)
         play(Node(NODE_NAME), own)
     except KeyboardInterrupt:
-        return 130
+        return 0 if own.loop or own.stay else 130
     except TimeoutError as error:
         print(f"bag_player: error: {error}", file=sys.stderr)
         return 1

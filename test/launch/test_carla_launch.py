@@ -1,19 +1,12 @@
-"""carla.launch.py: CARLA's names become topics of the node, and the node perceives them."""
+"""carla.launch.py: CARLA's names become topics of the node."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from carla_messages import RGB, carla_frame, stamp, topic, write_carla_bag
-from checkpoints import make_checkpoint
-from launch_files import REPOSITORY, load, skip_where_launch_ros_does_not_find, start
-from ros_client import START_TIMEOUT, RosClient
-from vision_msgs.msg import Detection2DArray
-
-from pvt_mtl_perception.data.synthetic import Drive
+from carla_messages import RGB, topic
+from launch_files import load
 
 launch = pytest.importorskip("launch", reason="launch comes with a ROS 2 installation")
 pytest.importorskip("launch_ros", reason="launch_ros comes with a ROS 2 installation")
@@ -89,36 +82,3 @@ def test_the_nodes_arguments_are_passed_on_and_described() -> None:
     perception = load("perception").generate_launch_description().get_launch_arguments()
     assert names == own | {argument.name for argument in perception}
     assert all(len(argument.description) > 20 for argument, _ in found)
-
-
-@pytest.fixture
-def client(spawn: Any) -> Iterator[RosClient]:
-    node = "/carla/ego_vehicle/perception_node"
-    participant = RosClient(int(spawn.environment["ROS_DOMAIN_ID"]), node)
-    yield participant
-    participant.close()
-
-
-def test_the_launched_node_perceives_two_cameras(spawn: Any, client: RosClient, tmp_path: Path) -> None:
-    # Arrange
-    skip_where_launch_ros_does_not_find("perception_node")
-    checkpoint = make_checkpoint(tmp_path / "untrained.safetensors")
-    frame = carla_frame(Drive(3, width=160, height=96), 0)
-    bag = write_carla_bag(tmp_path / "bag", [frame] * 4, "bridge", period=10**9)
-    left = "/carla/ego_vehicle/rgb_left/image"
-
-    # Act
-    launched = start(spawn, "carla", cameras="rgb_front,rgb_left", model_path=checkpoint, device="cpu")
-    front = client.listen(Detection2DArray, "/carla/ego_vehicle/rgb_front/detections")
-    other = client.listen(Detection2DArray, "/carla/ego_vehicle/rgb_left/detections")
-    spawn(REPOSITORY / "test" / "ros_camera.py", left)
-    spawn("-m", "pvt_mtl_perception.ros.bag_player", bag, "--topic", topic(RGB), "--timeout", "180", "--stay")
-
-    # Assert
-    header = front.wait_for(timeout=START_TIMEOUT).header
-    assert header.frame_id == "ego_vehicle/rgb_front"
-    assert header.stamp.sec * 10**9 + header.stamp.nanosec in {stamp(index) for index in range(4)}
-    assert other.wait_for(timeout=START_TIMEOUT).header.frame_id == f"{left} optical"
-    assert client.get_parameter("use_sim_time") is True
-    assert launched.stop(60) == 0, launched.output
-    assert "Traceback" not in launched.output

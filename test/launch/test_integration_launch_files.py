@@ -2,43 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from bag_files import stamp, street, write_bag
-from checkpoints import make_checkpoint
-from launch_files import declared, default, load, skip_where_launch_ros_does_not_find, start
+from launch_files import declared, default, has_package, load, skip_where_launch_ros_does_not_find, start
 from ros_client import START_TIMEOUT, TIMEOUT, RosClient
 from vision_msgs.msg import Detection2DArray
 
 launch = pytest.importorskip("launch", reason="launch comes with a ROS 2 installation")
 pytest.importorskip("launch_ros", reason="launch_ros comes with a ROS 2 installation")
-
-CAMERA = Path(__file__).resolve().parents[1] / "ros_camera.py"
-
-
-def has_package(name: str) -> bool:
-    packages = pytest.importorskip("ament_index_python.packages")
-    try:
-        packages.get_package_prefix(name)
-    except (OSError, LookupError):
-        return False
-    return True
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_checkpoint(tmp_path_factory.mktemp("models") / "untrained.safetensors")
-
-
-@pytest.fixture
-def client(spawn: Any) -> Iterator[RosClient]:
-    participant = RosClient(int(spawn.environment["ROS_DOMAIN_ID"]))
-    yield participant
-    participant.close()
 
 
 def test_autoware_has_its_topic_names_and_the_nodes_arguments() -> None:
@@ -64,28 +38,6 @@ def test_autoware_cameras_cannot_share_a_rois_topic() -> None:
         remappings("/rois", "front,left")
 
 
-def test_autoware_launch_gives_detections_and_rois_or_says_what_is_missing(
-    spawn: Any, client: RosClient, checkpoint: Path
-) -> None:
-    skip_where_launch_ros_does_not_find("perception_node", "autoware_converter")
-    spawn(CAMERA, "/sensing/camera/camera0/image_raw", "/sensing/camera/camera1/image_raw")
-    launched = start(
-        spawn, "autoware", cameras="camera0,camera1", model_path=checkpoint, device="cpu", log_level="warn"
-    )
-    listener = client.listen(Detection2DArray, "/perception/pvt_mtl/camera1/detections")
-    message = listener.wait_for(timeout=START_TIMEOUT)
-    assert message.header.frame_id == "/sensing/camera/camera1/image_raw optical"
-    if importlib.util.find_spec("tier4_perception_msgs") is None:
-        launched.wait_for("tier4_perception_msgs is not installed", TIMEOUT)
-    else:
-        from tier4_perception_msgs.msg import DetectedObjectsWithFeature
-
-        rois = client.listen(DetectedObjectsWithFeature, "/perception/object_recognition/detection/rois1")
-        assert rois.first().header.frame_id == message.header.frame_id
-    assert launched.stop(60) == 0, launched.output
-    assert "Traceback" not in launched.output
-
-
 def test_nav2_manager_shares_the_namespace_and_starts_the_node_without_bond() -> None:
     from launch_ros.utilities import evaluate_parameters
 
@@ -108,6 +60,15 @@ def test_nav2_manager_shares_the_namespace_and_starts_the_node_without_bond() ->
     assert manager.node_package == "nav2_lifecycle_manager"
     assert manager.expanded_node_namespace == "/robot"
     assert set(declared("nav2")) == set(declared("perception"))
+
+
+def test_without_nav2_the_launch_names_what_is_missing(spawn: Any) -> None:
+    if has_package("nav2_lifecycle_manager"):
+        pytest.skip("nav2_lifecycle_manager is installed")
+    skip_where_launch_ros_does_not_find("perception_node")
+    launched = start(spawn, "nav2")
+    assert launched.wait(TIMEOUT) == 1
+    assert "package 'nav2_lifecycle_manager' not found" in launched.output
 
 
 def test_nav2_launch_activates_the_node(spawn: Any, client: RosClient, checkpoint: Path) -> None:

@@ -1,4 +1,4 @@
-"""The launch files: what they expand to, and real runs of them under launch_testing."""
+"""The launch files: what they expand to, and a replay from its first image to its end."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from checkpoints import make_checkpoint
-from launch_files import declared, load, skip_where_launch_ros_does_not_find
+from launch_files import REPOSITORY, ament_prefix_path, declared, load, skip_where_launch_ros_does_not_find
 from ros_camera import picture
 from rosbags.highlevel import AnyReader
 from rosbags.rosbag2 import StoragePlugin, Writer
@@ -19,8 +18,6 @@ from rosbags.typesys import Stores, get_typestore
 launch = pytest.importorskip("launch", reason="launch comes with a ROS 2 installation")
 pytest.importorskip("launch_ros", reason="launch_ros comes with a ROS 2 installation")
 
-HERE = Path(__file__).resolve().parent
-REPOSITORY = HERE.parents[1]
 CONFIG = REPOSITORY / "config" / "perception.yaml"
 PROFILE = REPOSITORY / "config" / "fastdds_large_images.xml"
 NAV2_NAMES = {"namespace", "use_sim_time", "params_file", "autostart", "log_level", "use_respawn"}
@@ -112,35 +109,6 @@ def test_the_profile_for_large_images_is_set_unless_the_user_has_set_one(
     assert "FASTDDS_DEFAULT_PROFILES_FILE" not in environment
 
 
-def run_launch_test(spawn: Any, name: str, timeout: float, **environment: str) -> None:
-    """``launch_test`` in a process of its own: its pytest plugin does not work with pytest 9."""
-    pytest.importorskip("launch_testing", reason="launch_testing comes with a ROS 2 installation")
-    paths = [str(HERE.parent), spawn.environment.get("PYTHONPATH", "")]
-    child = spawn(
-        "-m",
-        "launch_testing.launch_test",
-        HERE / name,
-        environment={
-            "PYTHONPATH": ":".join(filter(None, paths)),
-            "OMP_NUM_THREADS": "1",
-            "FASTRTPS_DEFAULT_PROFILES_FILE": "",
-            "FASTDDS_DEFAULT_PROFILES_FILE": "",
-            **environment,
-        },
-    )
-    assert child.wait(timeout) == 0, child.output
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_checkpoint(tmp_path_factory.mktemp("models") / "untrained.safetensors")
-
-
-def test_perception_launch_starts_a_node_that_perceives(spawn: Any, checkpoint: Path) -> None:
-    skip_where_launch_ros_does_not_find("perception_node")
-    run_launch_test(spawn, "perception_under_launch.py", 300.0, TEST_CHECKPOINT=str(checkpoint))
-
-
 def write_bag(path: Path, topic: str, count: int) -> None:
     """A bag of small images, five a second."""
     store = get_typestore(Stores.ROS2_JAZZY)
@@ -183,7 +151,7 @@ def test_replay_launch_plays_records_and_ends(spawn: Any, checkpoint: Path, tmp_
         f"model_path:={checkpoint}",
         "device:=cpu",
         "image_topic:=/camera/image_raw",
-        environment={"OMP_NUM_THREADS": "1"},
+        environment={"OMP_NUM_THREADS": "1", "AMENT_PREFIX_PATH": ament_prefix_path()},
         python=ros2,
     )
     status = launched.wait(300.0)
