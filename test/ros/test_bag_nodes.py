@@ -123,6 +123,17 @@ def test_player_says_that_nobody_listens(tmp_path: Path, spawn: Any) -> None:
     assert f"bag_player: error: {TOPIC} has 0 of 1 subscribers after 1 s" in player.output
 
 
+@pytest.mark.parametrize(("options", "status"), [([], 130), (["--loop"], 0), (["--stay"], 0)])
+def test_ctrl_c_is_a_failure_of_a_player_that_would_have_ended(
+    tmp_path: Path, spawn: Any, options: list[str], status: int
+) -> None:
+    bag = write_bag(tmp_path / "drive", "mcap", [street(0)])
+    player = spawn("-m", PLAYER, bag, *options)
+    player.wait_for("waiting for 1 subscribers")
+    assert player.stop() == status, player.output
+    assert "Traceback" not in player.output
+
+
 def test_player_and_recorder_name_what_is_wrong(tmp_path: Path, spawn: Any) -> None:
     player = spawn("-m", PLAYER, tmp_path / "none")
     assert player.wait(60) == 2
