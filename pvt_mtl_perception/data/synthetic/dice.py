@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from itertools import chain, cycle, repeat
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, cycle
 from typing import TypeVar
 
 import numpy as np
@@ -12,10 +12,12 @@ T = TypeVar("T")
 Color = tuple[float, float, float]
 
 
-def _uniforms(key: tuple[int, ...]) -> Callable[[], float]:
+def _uniforms(key: tuple[int, ...]) -> Iterator[list[float]]:
+    # Seeding takes longer than what many dice are used for, and some are not used at all: it waits for the
+    # first throw. One call of the generator costs as much as a hundred throws from a list.
     random = np.random.default_rng(key).random
-    # One call of the generator costs as much as a hundred throws from a list.
-    return chain.from_iterable(random(count).tolist() for count in repeat(128)).__next__
+    while True:
+        yield random(128).tolist()
 
 
 class Dice:
@@ -34,7 +36,7 @@ class Dice:
     throw: Callable[[], float]
 
     def __init__(self, *key: int, values: Sequence[float] = ()) -> None:
-        self.throw = cycle(values).__next__ if values else _uniforms(key)
+        self.throw = cycle(values).__next__ if values else chain.from_iterable(_uniforms(key)).__next__
 
     def uniform(self, low: float, high: float) -> float:
         """A float in [low, high)."""

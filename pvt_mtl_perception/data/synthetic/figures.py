@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -88,13 +89,12 @@ def person(split: str, number: int, helmet: bool = False) -> Person:
     )
 
 
-@dataclass(frozen=True)
-class _Part:
+class _Part(NamedTuple):
     """A piece of the drawing in fixed point: polygon (thickness 0), stroke (two points) or disc (one,
     its thickness the radius).
     """
 
-    points: npt.NDArray[np.int32]
+    points: npt.NDArray[np.int32] | Sequence[Sequence[int]]
     thickness: int
     slot: int
     shade: float
@@ -106,14 +106,14 @@ def _draw(
     """Draws parts in order; ``colors`` is one value for all or a colour for each slot."""
     for part in parts:
         color = colors[part.slot]
-        tone = [c * part.shade for c in color] if isinstance(color, Sequence) else color
+        tone = color if isinstance(color, float) else [c * part.shade for c in color]
         points = part.points
-        if part.thickness == 0:
+        if isinstance(points, np.ndarray):
             cv2.fillConvexPoly(image, points, tone, line, SHIFT)
         elif len(points) == 1:
-            cv2.circle(image, points[0].tolist(), part.thickness, tone, -1, line, SHIFT)
+            cv2.circle(image, points[0], part.thickness, tone, -1, line, SHIFT)
         else:
-            cv2.line(image, points[0].tolist(), points[1].tolist(), tone, part.thickness, line, SHIFT)
+            cv2.line(image, points[0], points[1], tone, part.thickness, line, SHIFT)
 
 
 def _hull(points: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
@@ -139,23 +139,25 @@ def _parts(
         facing: whether the right side, and whether the back, is turned to the viewer.
     """
     fixed = (xy * 16).astype(np.int32)
+    joints: list[list[int]] = fixed.tolist()
     right_near, behind = facing
     far, near = (0, 1) if right_near else (1, 0)
     leg, arm = 0.085 * h * girth, 0.056 * h * girth
     parts: list[_Part] = []
 
     def limb(start: int, end: int, width: float, slot: int, shade: float = 1.0) -> None:
-        parts.append(_Part(fixed[[start, end]], max(1, round(width * unit)), slot, shade))
+        parts.append(_Part((joints[start], joints[end]), max(1, round(width * unit)), slot, shade))
 
-    def disc(where: npt.NDArray[np.int32], radius: float, slot: int) -> None:
-        parts.append(_Part(where[None], max(8, round(radius * unit * 16)), slot, 1.0))
+    def disc(joint: int, radius: float, slot: int, down: float = 0.0) -> None:
+        x, y = joints[joint]
+        parts.append(_Part(((x, y + int(down)),), max(8, round(radius * unit * 16)), slot, 1.0))
 
     dark = 0.72
     limb(far, 2 + far, leg * 0.75, TROUSERS, dark)
     limb(2 + far, 4 + far, leg, TROUSERS, dark)
     limb(6 + far, 8 + far, arm, TOP, dark)
     limb(8 + far, 10 + far, arm * 0.8, TOP, dark)
-    disc(fixed[10 + far], 0.026 * h, SKIN)
+    disc(10 + far, 0.026 * h, SKIN)
     limb(near, 2 + near, leg * 0.75, TROUSERS)
     limb(2 + near, 4 + near, leg, TROUSERS)
     parts.append(_Part(_hull(fixed[[6, 7, 5, 4]]), 0, TOP, 1.0))
@@ -172,17 +174,17 @@ def _parts(
         limb(15, 14, 0.15 * h, BAG)
     limb(6 + near, 8 + near, arm, TOP, 0.9)
     limb(8 + near, 10 + near, arm * 0.8, TOP, 0.9)
-    disc(fixed[10 + near], 0.026 * h, SKIN)
+    disc(10 + near, 0.026 * h, SKIN)
     for foot in (0, 1):
-        disc(fixed[foot], 0.03 * h, SHOES)
+        disc(foot, 0.03 * h, SHOES)
     if bag == 2 and not bent:
-        disc(fixed[10] + np.array((0, 0.09 * h * unit * 16), np.int32), 0.055 * h, BAG)
+        disc(10, 0.055 * h, BAG, 0.09 * h * unit * 16)
     limb(12, 13, 0.055 * h, SKIN)
     radius = 0.066 * h
-    disc(fixed[13], radius, SKIN)
+    disc(13, radius, SKIN)
     # Seen from behind, hair covers the head; from the front its upper half.
     rise = radius * unit * (0.15 if behind else 0.45) * 16
-    disc(fixed[13] - np.array((0, rise), np.int32), radius * (0.98 if behind else 0.85), HAIR)
+    disc(13, radius * (0.98 if behind else 0.85), HAIR, -rise)
     return parts
 
 

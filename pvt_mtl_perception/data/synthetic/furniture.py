@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pvt_mtl_perception.data.synthetic.camera import Spot
-from pvt_mtl_perception.data.synthetic.canvas import Canvas, Glow, above
+from pvt_mtl_perception.data.synthetic.canvas import Canvas, Glow
 from pvt_mtl_perception.data.synthetic.dice import Dice
 from pvt_mtl_perception.data.synthetic.layout import Road
 from pvt_mtl_perception.data.synthetic.lighting import Triple
@@ -179,7 +179,7 @@ def _paste_face(
         return False
     how = cv2.INTER_AREA if x1 - x0 < face.shape[1] else cv2.INTER_LINEAR
     picture = cv2.transform(place.cut(face, how), matrix)
-    canvas.paste_instance(place, picture, above(place.cut(cover, how), 110), label, (x1 - x0) * (y1 - y0))
+    canvas.paste_instance(place, picture, place.cut(cover, how), 110, label, (x1 - x0) * (y1 - y0))
     return True
 
 

@@ -25,6 +25,7 @@ _NEUTRAL = 128
 # Below it the shade is scaled down to keep lamplight of up to 8 times the ambient light in a byte.
 _NIGHT_NEUTRAL = 32
 _NEAR_METRES = 14.0
+_HORIZON = np.float32(1e-4)
 
 
 def light_ground(
@@ -113,7 +114,11 @@ def _sample(atlas: Bytes, starts: npt.NDArray[Any], homography: npt.NDArray[np.f
     (a, b, c), (d, e, f), (g, h, i) = homography.astype(np.float32)
     x, y = np.arange(columns, dtype=np.float32), np.arange(rows, dtype=np.float32)[:, None]
     # The last row gives the inverse depth; beyond ten kilometres all is one.
-    depth = np.reciprocal(np.maximum(g * x + (h * y + i), np.float32(1e-4)))
+    depth = g * x + (h * y + i)
+    if depth[:: max(1, rows - 1), :: max(1, columns - 1)].min() < _HORIZON:
+        # Only there; the least of a plane is at a corner.
+        np.maximum(depth, _HORIZON, out=depth)
+    np.reciprocal(depth, out=depth)
     column, line = a * x + (b * y + c), d * x + (e * y + f)
     column *= depth
     line *= depth

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +15,14 @@ from pvt_mtl_perception.data.synthetic.dice import Dice
 
 Floats = npt.NDArray[np.float64]
 Triple = tuple[float, float, float]
+_pack_matrix = struct.Struct("12f").pack_into
+
+
+def color_matrix(*values: float) -> npt.NDArray[np.float32]:
+    """Twelve numbers, row by row, as float32 (3, 4) for ``cv2.transform``; faster than ``np.array``."""
+    matrix = np.empty((3, 4), np.float32)
+    _pack_matrix(matrix.data, 0, *values)
+    return matrix
 
 
 @dataclass(frozen=True)
@@ -119,7 +128,7 @@ class Light:
         """What turns an RGB texture into pixels, float32 (3, 4) for ``cv2.transform``."""
         (a, b, c), (u, v, w) = self.gain(normal, depth, sunlit)
         x, y, z = tint
-        return np.array(((a * x, 0, 0, u), (0, b * y, 0, v), (0, 0, c * z, w)), np.float32)
+        return color_matrix(a * x, 0.0, 0.0, u, 0.0, b * y, 0.0, v, 0.0, 0.0, c * z, w)
 
     def ramp(
         self, normal: Triple, depth: float, color: Sequence[float], sunlit: float = 1.0
@@ -130,7 +139,7 @@ class Light:
         """
         (a, b, c), (u, v, w) = self.gain(normal, depth, sunlit)
         x, y, z = color
-        return np.array(((a * x / 128, 0, 0, u), (b * y / 128, 0, 0, v), (c * z / 128, 0, 0, w)), np.float32)
+        return color_matrix(a * x / 128, 0.0, 0.0, u, b * y / 128, 0.0, 0.0, v, c * z / 128, 0.0, 0.0, w)
 
 
 def make_light(conditions: Conditions, dice: Dice) -> Light:

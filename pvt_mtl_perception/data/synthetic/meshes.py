@@ -19,7 +19,7 @@ import numpy.typing as npt
 from pvt_mtl_perception.data.synthetic.camera import NEAR, Floats, make_camera
 from pvt_mtl_perception.data.synthetic.canvas import Canvas, Glow
 from pvt_mtl_perception.data.synthetic.dice import Dice
-from pvt_mtl_perception.data.synthetic.lighting import Triple
+from pvt_mtl_perception.data.synthetic.lighting import Triple, color_matrix
 from pvt_mtl_perception.data.synthetic.sprites import WEIGHT, Stamp, make_stamp
 from pvt_mtl_perception.data.synthetic.taxonomy import BUS, CAR, MOTORCYCLE, TRAIN, TRUCK
 
@@ -767,11 +767,13 @@ def vehicle_view(kind: str, split: str, model: int, direction: int, snowy: bool)
 
 def recolor(mix: Mix, gain: Triple, offset: Triple) -> npt.NDArray[np.float32]:
     """A stamp's mix under a light: float32 (3, 4) from materials' colours."""
-    rows = (
-        (a * share, b * share, c * share, rest)
-        for (a, b, c), share, rest in zip(mix, (g / WEIGHT for g in gain), offset, strict=True)
-    )
-    return np.array(tuple(rows), np.float32)
+    (a, b, c), (d, e, f), (g, h, i) = mix
+    red, green, blue = gain[0] / WEIGHT, gain[1] / WEIGHT, gain[2] / WEIGHT
+    return color_matrix(
+        a * red, b * red, c * red, offset[0],
+        d * green, e * green, f * green, offset[1],
+        g * blue, h * blue, i * blue, offset[2],
+    )  # fmt: skip
 
 
 def paint_vehicle(
@@ -815,7 +817,8 @@ def paint_vehicle(
     steps = round((yaw - math.atan2(away_x, away_y)) * _YAWS / (2 * math.pi)) % _YAWS
     view = vehicle_view(kind, split, model, steps, light.snow > 0.3)
     gain, offset = light.gain((-0.8 * away_x, -0.8 * away_y, 0.6), depth, sunlit)
-    plain = np.array(((gain[0], 0, 0, 0), (0, gain[1], 0, 0), (0, 0, gain[2], 0)), np.float32)
+    a, b, c = gain
+    plain = color_matrix(a, 0.0, 0.0, 0.0, 0.0, b, 0.0, 0.0, 0.0, 0.0, c, 0.0)
     number = canvas.next_id
     mix = recolor(vehicle_look(kind, split, look).mix, gain, offset)
     lights = light.vehicle_lights and state != "parked"

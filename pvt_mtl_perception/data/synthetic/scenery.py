@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from pvt_mtl_perception.data.synthetic.camera import Spot
 from pvt_mtl_perception.data.synthetic.canvas import SHIFT, Canvas
@@ -72,10 +73,9 @@ def paint_sky(canvas: Canvas, world: World, heading: float, t: float) -> None:
             )
             halo = np.exp(-away / (0.1 * low_w))[..., None]
             sky += halo * (light.sun * 210).astype(np.float32)
-    picture = cv2.resize(np.clip(sky, 0, 255).astype(np.uint8), (width, rows))
-    canvas.image[:rows] = picture
-    canvas.image[rows:] = picture[-1:]
-    canvas.ids[:] = SKY
+    # The ground, painted next, covers what lies below.
+    cv2.resize(np.clip(sky, 0, 255).astype(np.uint8), (width, rows), dst=canvas.image[:rows])
+    canvas.ids[:rows] = SKY
 
 
 def paint_background(canvas: Canvas, world: World, s: float, far: float) -> None:
@@ -131,6 +131,33 @@ def _cyclic(tile: Bytes, first: int, count: int) -> Bytes:
     return np.concatenate([*pieces, tile[:, :rest]], 1)
 
 
+def _colored(
+    tile: Bytes,
+    first: int,
+    count: int,
+    matrix: npt.NDArray[np.float32],
+    glow: Bytes | None = None,
+    strength: float = 0.0,
+) -> Bytes:
+    """The same of an RGB tile, its colours transformed by a ``cv2.transform`` matrix.
+
+    Args:
+        glow: tile of the same size whose colours, times ``strength``, replace darker ones.
+    """
+    rows, width = tile.shape[:2]
+    colored = np.empty((rows, count, 3), np.uint8)
+    # Each piece goes where it belongs without being put together first.
+    start, column = 0, first % width
+    while start < count:
+        last = min(width, column + count - start)
+        target = colored[:, start : start + last - column]
+        cv2.transform(tile[:, column:last], matrix, dst=target)
+        if glow is not None:
+            cv2.max(target, cv2.convertScaleAbs(glow[:, column:last], alpha=strength), dst=target)
+        start, column = start + last - column, 0
+    return colored
+
+
 def _wall(
     canvas: Canvas, building: Building, near: Triple, far: Triple, normal: Triple, split: str, length: float,
     sunlit: float, ground_floor: bool,
@@ -176,10 +203,8 @@ def _wall(
     matrix = canvas.light.matrix(normal, depth, building.tint, sunlit)
     clear = math.exp(-canvas.light.fog_density * depth) * min(1.0, 0.75 * canvas.light.exposure)
     for corners, low, high in parts:
-        tile = cv2.transform(_cyclic(day[low:high], first, columns), matrix)
-        if canvas.light.lamps:
-            windows = _cyclic(glow[low:high], first, columns)
-            tile = cv2.max(tile, cv2.convertScaleAbs(windows, alpha=clear))
+        windows = glow[low:high] if canvas.light.lamps else None
+        tile = _colored(day[low:high], first, columns, matrix, windows, clear)
         canvas.textured_quad([p[:2] for p in corners], tile, BUILDING)
 
 
@@ -328,8 +353,8 @@ def paint_barrier(canvas: Canvas, barrier: Barrier, road: Road, split: str) -> N
         level = _level(min(rows / tall, used / (right - left)), len(levels))
         scale = 0.5**level
         first = int((s0 % metres) / metres * columns * scale)
-        tile = _cyclic(levels[level], first, max(1, round(used * scale)))
-        tile = cv2.transform(tile, light.ramp(normal, depth, barrier.color))
+        ramp = light.ramp(normal, depth, barrier.color)
+        tile = _colored(levels[level], first, max(1, round(used * scale)), ramp)
         canvas.textured_quad([p[:2] for p in spots], tile, barrier.id)
 
 

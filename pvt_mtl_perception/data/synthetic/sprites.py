@@ -58,9 +58,7 @@ def make_stamp(maps: Sequence[Bytes], cover: Bytes, origin: tuple[float, float],
     return Stamp(tuple(levels), (origin[0] - x, origin[1] - y), scale)
 
 
-def color_stamp(
-    maps: Sequence[Bytes], mixes: Sequence[npt.NDArray[np.float32]], shine: float
-) -> npt.NDArray[np.uint8]:
+def color_stamp(maps: Sequence[Bytes], mixes: Sequence[npt.NDArray[np.float32]], shine: float) -> Bytes:
     """The picture of a stamp's level: every map times its mix, and the last map as far as it shines.
 
     Args:
@@ -73,4 +71,4 @@ def color_stamp(
         picture = cv2.add(picture, cv2.transform(weights, mix))
     if shine:
         picture = cv2.add(picture, cv2.convertScaleAbs(maps[-1], alpha=shine))
-    return np.asarray(picture, np.uint8)
+    return picture
