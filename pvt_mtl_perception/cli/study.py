@@ -353,7 +353,7 @@ def _archive(study: StudyConfig, args: argparse.Namespace) -> int:
     from pvt_mtl_perception.study.jobs import tuning_jobs
 
     trials = tuning_jobs(study, args.study) if study.tuning is not None else []
-    written = archive_results([*trials, *_jobs(study, args)], args.out, args.to)
+    written = archive_results(_jobs(study, args), trials, args.out, args.to)
     print(f"{args.to}: {written} files written")
     return 0
 

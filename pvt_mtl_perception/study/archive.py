@@ -9,20 +9,20 @@ from pathlib import Path
 
 from pvt_mtl_perception.study.affinity import FILE as AFFINITY
 from pvt_mtl_perception.study.cost import FILE as COST
-from pvt_mtl_perception.study.folder import JobFolder
 from pvt_mtl_perception.study.jobs import TUNING, Job, job_folder
 from pvt_mtl_perception.study.registration import FILE as REGISTRATION
 from pvt_mtl_perception.study.robustness import FILE as ROBUSTNESS
 
 
-def archive_results(jobs: Sequence[Job], out: Path, to: Path) -> int:
+def archive_results(jobs: Sequence[Job], trials: Sequence[Job], out: Path, to: Path) -> int:
     """Copies what ``study report`` reads of the finished jobs, laid out as in the study's folder.
 
     A copy of ``to`` is a study's folder that can be gone on with: its finished jobs are not run again, and
     pretrainings, which are nothing without their weights, are.
 
     Args:
-        jobs: all of the study, trials among them.
+        jobs: the study's.
+        trials: the study's, of which only the scores are kept.
         out: the study's folder.
         to: made when absent; files of an earlier call that are the same are left alone.
 
@@ -33,12 +33,11 @@ def archive_results(jobs: Sequence[Job], out: Path, to: Path) -> int:
         FileNotFoundError: when no job is finished in ``out``.
         OSError: from the file system.
     """
-    folders = [job_folder(out, job) for job in jobs if job.arm is not None]
-    finished = [folder for folder in folders if folder.result.is_file()]
-    if not finished:
+    paths = [*_files(jobs, out), *(job_folder(out, job).result for job in trials if job.arm is not None)]
+    if not any(path.is_file() for path in paths):
         raise FileNotFoundError(f"no job of the study is finished in {out}")
     written = 0
-    for path in (*(out / name for name in (REGISTRATION, TUNING, COST)), *_files(finished)):
+    for path in (*(out / name for name in (REGISTRATION, TUNING, COST)), *paths):
         target = to / path.relative_to(out)
         if not path.is_file() or (target.is_file() and filecmp.cmp(path, target, shallow=False)):
             continue
@@ -48,8 +47,10 @@ def archive_results(jobs: Sequence[Job], out: Path, to: Path) -> int:
     return written
 
 
-def _files(folders: Sequence[JobFolder]) -> Iterator[Path]:
-    for folder in folders:
-        yield folder.result
-        yield from sorted(folder.records("*").parent.glob("*.npz"))
-        yield from (folder.path / name for name in (AFFINITY, ROBUSTNESS))
+def _files(jobs: Sequence[Job], out: Path) -> Iterator[Path]:
+    for job in jobs:
+        folder = job_folder(out, job)
+        if job.arm is not None and folder.result.is_file():
+            yield folder.result
+            yield from (folder.records(f"{source.kind}/{source.split}") for source in job.config.evaluate)
+            yield from (folder.path / name for name in (AFFINITY, ROBUSTNESS))
