@@ -93,16 +93,14 @@ def _expanded(key: str, value: str) -> str:
 
 
 def _optimizer(network: MultiTaskNetwork, config: OptimizerConfig) -> torch.optim.Optimizer:
-    # One kernel for all parameters, where torch has one: on a CPU hundreds of small ones otherwise cost a
-    # twentieth of a step.
-    fused: dict[str, Any] = {"fused": True} if config.name.lower() in ("adam", "adamw") else {}
+    # Not torch's fused kernels: on a CPU they take moments in the order of memory, and those of a resumed run lie
+    # in another one than weights in channels-last. They would save a twentieth of a step.
     return create_optimizer_v2(
         network,
         opt=config.name,
         lr=config.lr,
         weight_decay=config.weight_decay,
         layer_decay=config.layer_decay,
-        **fused,
     )
 
 

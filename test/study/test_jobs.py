@@ -433,7 +433,7 @@ def test_the_studies_that_come_with_the_package_compare_what_they_say() -> None:
         study_jobs(load_study(path), path)
         for path in (folder / f"{name}.yaml" for name in ("synthetic_joint", "synthetic_disjoint", "camvid"))
     )
-    assert (len(joint), len(disjoint), len(camvid)) == (17 * 8 * 2, 9 * 8 * 2, 4 + 8 * 10)
+    assert (len(joint), len(disjoint), len(camvid)) == (17 * 8 * 2, 9 * 8 * 2, 5 + 14 * 10)
     for name in ("synthetic_joint", "synthetic_disjoint", "small_joint", "small_disjoint"):
         weights = [
             trial["balancing"]["weights"]
