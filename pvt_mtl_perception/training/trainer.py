@@ -93,8 +93,8 @@ def _expanded(key: str, value: str) -> str:
 
 
 def _optimizer(network: MultiTaskNetwork, config: OptimizerConfig) -> torch.optim.Optimizer:
-    # Not torch's fused kernels, which would save a twentieth of a step on a CPU: they take moments in the order
-    # of memory, and a resumed run's lie in another one than weights in channels-last.
+    # Not torch's fused kernels, which would save a twentieth of a step on a CPU: they take moments in the
+    # order of memory, and a resumed run's lie in another one than weights in channels-last.
     return create_optimizer_v2(
         network,
         opt=config.name,
