@@ -390,12 +390,16 @@ def test_a_changed_registration_stands_at_the_top_and_among_the_threats(
     assert markdown.count(line) == 2 and markdown.index(line) < markdown.index("## Claims")
 
 
-def test_equivalence_of_scores_near_nothing_is_told(
-    simulate: Callable[..., Simulated], tmp_path: Path
+@pytest.mark.parametrize("better", [0.0, 0.001])
+def test_what_is_said_of_scores_near_nothing_is_told_to_be_so(
+    simulate: Callable[..., Simulated], tmp_path: Path, better: float
 ) -> None:
-    path, out, _, jobs = simulate(lambda job: True, arms=few_arms(), fractions=[1.0])
+    path, out, _, jobs = simulate(
+        lambda job: True, arms=few_arms(), fractions=[1.0], seeds=list(range(8 if better else 3))
+    )
     for job in jobs:
-        scores = {"classification": {}, "detection": {"ap": 0.004}, "segmentation": {"miou": 0.3}}
+        ap = 0.004 + (job.arm == "stl_det") * better * (1 + job.seed / 100)
+        scores = {"classification": {}, "detection": {"ap": ap}, "segmentation": {"miou": 0.3}}
         scores["classification"] = {"weather": {"accuracy": 0.5 + 0.1 * (job.arm == "mtl")}}
         result = {"scores": {"synthetic/test": scores}, "training": {"seconds": 1.0}, "config": {}}
         folder = job_folder(out, job)
@@ -404,8 +408,12 @@ def test_equivalence_of_scores_near_nothing_is_told(
     assert main(["study", "report", str(path), "--out", str(out), "--to", str(tmp_path)]) == 0
     markdown = (tmp_path / "report.md").read_text()
     claims = markdown[markdown.index("## Claims") : markdown.index("## Differences")]
-    assert "equivalent within the margin of 1 points in AP" in claims
-    assert claims.count("Both score next to nothing (0.40 and 0.40 %)") == 1
+    if better:
+        assert "mtl is shown to score lower than stl_det in AP" in claims
+        assert claims.count("Both score next to nothing (0.40 and 0.50 %): the difference is one of") == 1
+    else:
+        assert "equivalent within the margin of 1 points in AP" in claims
+        assert claims.count("Both score next to nothing (0.40 and 0.40 %), so that a margin") == 1
     assert "AP is next to nothing in some arms (0.40 %)" in markdown
 
 

@@ -77,17 +77,17 @@ def claims_sections(
 
 
 def _floor(claim: Claim) -> str:
-    """A warning where scores are so low that hardly any difference could exceed the margin."""
+    """A warning where scores are so low that no difference of them, or the lack of one, says much."""
     first, second = (
         sum(scores) / len(scores) for scores in (claim.comparison.first, claim.comparison.second)
     )
     margin = claim.endpoint.margin
-    if claim.verdict == "shown" or max(first, second) >= _FLOOR * margin:
+    if max(first, second) >= _FLOOR * margin:
         return ""
-    return (
-        f" Both score next to nothing ({100 * first:.2f} and {100 * second:.2f} %), so that a margin of "
-        f"{100 * margin:g} points excludes little."
-    )
+    low = f" Both score next to nothing ({100 * first:.2f} and {100 * second:.2f} %)"
+    if claim.verdict == "shown":
+        return f"{low}: the difference is one of the beginning of learning."
+    return f"{low}, so that a margin of {100 * margin:g} points excludes little."
 
 
 def _over_images(claim: Claim, nested: NestedBootstrap | None) -> str:
