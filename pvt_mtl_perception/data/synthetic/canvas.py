@@ -76,8 +76,7 @@ class Canvas:
         self.camera = camera
         self.light = light
         self.width, self.height = camera.width, camera.height
-        # Sky and ground, or a tunnel's dark, cover all of it before anything reads it.
-        self.image: Bytes = np.empty((camera.height, camera.width, 3), np.uint8)
+        self.image: Bytes = np.zeros((camera.height, camera.width, 3), np.uint8)
         self.ids: Bytes = np.full((camera.height, camera.width), VOID, np.uint8)
         self.instances: list[Instance] = []
         self.glows: list[Glow] = []

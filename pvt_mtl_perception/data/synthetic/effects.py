@@ -82,20 +82,7 @@ def add_glow(canvas: Canvas) -> None:
         cv2.GaussianBlur(layer, (0, 0), 2.4 if misty else 1.4),
         cv2.convertScaleAbs(cv2.resize(wide, (width, height)), alpha=0.8),
     )
-    _add_enlarged(canvas.image, halo, scale)
-
-
-def _add_enlarged(image: Bytes, layer: Bytes, scale: int) -> None:
-    """Adds an RGB layer, enlarged to the image's size; where the sizes fit, only around what is not black."""
-    height, width = layer.shape[:2]
-    x0, y0, x1, y1 = 0, 0, width, height
-    if image.shape[:2] == (scale * height, scale * width):
-        left, top, wide, tall = cv2.boundingRect(layer.reshape(height, 3 * width))
-        # One black pixel around it, so that the enlarged piece ends as in the whole.
-        x0, y0 = max(0, left // 3 - 1), max(0, top - 1)
-        x1, y1 = min(width, (left + wide - 1) // 3 + 2), min(height, top + tall + 1)
-        image = image[scale * y0 : scale * y1, scale * x0 : scale * x1]
-    cv2.add(image, cv2.resize(layer[y0:y1, x0:x1], (image.shape[1], image.shape[0])), image)
+    cv2.add(canvas.image, cv2.resize(halo, (canvas.width, canvas.height)), canvas.image)
 
 
 def _window(tile: Bytes, width: int, height: int, x: int, y: int) -> Bytes:
