@@ -7,7 +7,9 @@ records, and computes the score from the pool: the functions here take how often
 from __future__ import annotations
 
 import json
+import lzma
 import os
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -264,6 +266,8 @@ def average_precision(
 def save_records(path: Path, records: Records) -> None:
     """Writes one compressed ``.npz`` without pickled objects; replaces the file whole.
 
+    By LZMA, which numpy reads and does not write: half as large as by ``numpy.savez_compressed``.
+
     Keys are ``header`` (JSON: format, names, classes, description) and ``<task>/<attribute>``, for
     classification ``classification/<group>/<attribute>``.
 
@@ -288,9 +292,10 @@ def save_records(path: Path, records: Records) -> None:
             arrays |= {f"{name}/{key}": value for key, value in values.items()}
     arrays["header"] = np.frombuffer(json.dumps(header).encode(), np.uint8)
     partial = path.with_name(path.name + ".part")
-    with partial.open("wb") as file:
-        # numpy declares the keyword arguments too narrowly.
-        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+    with zipfile.ZipFile(partial, "w", zipfile.ZIP_LZMA) as file:
+        for name, array in arrays.items():
+            with file.open(f"{name}.npy", "w") as entry:
+                np.lib.format.write_array(entry, array, allow_pickle=False)
     os.replace(partial, path)
 
 
@@ -305,7 +310,7 @@ def load_records(path: Path) -> Records:
         with np.load(path, allow_pickle=False) as file:
             arrays = dict(file)
         header = json.loads(arrays.pop("header").tobytes())
-    except (ValueError, KeyError, EOFError) as error:
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile, lzma.LZMAError) as error:
         raise ValueError(f"{path}: not records of an evaluation: {error}") from None
     if header["format"] != FORMAT:
         raise ValueError(f"{path}: records of format {header['format']}; this version reads {FORMAT}")

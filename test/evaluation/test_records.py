@@ -141,5 +141,11 @@ def test_other_files_are_named(tmp_path: Path) -> None:
     np.savez(path, other=np.zeros(3))
     with pytest.raises(ValueError, match=r"scores\.npz: not records of an evaluation"):
         load_records(path)
+    save_records(path, Records(names=("a",), classification=classification(0, 20).records()))
+    whole = path.read_bytes()
+    for broken in (whole[: len(whole) // 2], whole[:80] + bytes(100) + whole[180:]):
+        path.write_bytes(broken)
+        with pytest.raises(ValueError, match=r"scores\.npz: not records of an evaluation"):
+            load_records(path)
     with pytest.raises(ValueError, match="weights have shape"):
         average_precision(detection(0).records(), np.ones(3))
