@@ -405,7 +405,9 @@ def _draw_matrix(axis: Any, summary: AffinitySummary, measure: Measure) -> None:
     known = np.abs(colours[off_diagonal & np.isfinite(colours)])
     most = 1.0 if measure == "cosine" else max(float(known.max()) if known.size else 0.0, 1e-9)
     shown = np.where(off_diagonal, colours, np.nan)
-    axis.imshow(shown, cmap="PuOr" if measure == "norm_ratio" else "RdBu", vmin=-most, vmax=most)
+    cmap = "PuOr" if measure == "norm_ratio" else "RdBu"
+    # Cells as wide as there is room, for the intervals in them.
+    axis.imshow(shown, cmap=cmap, vmin=-most, vmax=most, aspect="auto")
     for i in range(len(summary.tasks)):
         for j in range(len(summary.tasks)):
             if i == j and measure != "affinity":
