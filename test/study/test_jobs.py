@@ -434,7 +434,7 @@ def test_the_studies_that_come_with_the_package_compare_what_they_say() -> None:
         for path in (folder / f"{name}.yaml" for name in ("synthetic_joint", "synthetic_disjoint", "camvid"))
     )
     assert (len(joint), len(disjoint), len(camvid)) == (17 * 8 * 2, 9 * 8 * 2, 5 + 14 * 10)
-    for name in ("synthetic_joint", "synthetic_disjoint", "small_joint", "small_disjoint"):
+    for name in ("synthetic_joint", "synthetic_disjoint", "small_joint"):
         weights = [
             trial["balancing"]["weights"]
             for trial in load_study(folder / f"{name}.yaml").arms["mtl_fixed"].trials
@@ -464,6 +464,19 @@ def test_the_studies_that_come_with_the_package_compare_what_they_say() -> None:
     assert [source.tasks for source in sources] == [["classification"], ["detection"], ["segmentation"]]
     for name, source in zip(("stl_cls", "stl_det", "stl_seg"), sources, strict=True):
         assert arms[name].train == [source]
+        assert 3 * arms[name].total_steps == arms["mtl_equal"].total_steps
+
+    # The small one takes what small_joint's trials chose.
+    path = folder / "small_disjoint.yaml"
+    arms = {job.arm: job.config for job in study_jobs(load_study(path), path) if job.id.endswith("/1/0")}
+    chosen = json.loads((REPOSITORY / "docs/study/small_joint/results/tuning.json").read_text())
+    assert arms.keys() == chosen.keys()
+    for name, tuned in chosen.items():
+        settings = tuned["settings"]
+        assert arms[name].optimizer.lr == settings.get("optimizer", {"lr": 0.001})["lr"]
+        weights = settings.get("balancing", {}).get("weights", {})
+        assert arms[name].balancing.weights == weights
+    for name in ("stl_cls", "stl_det", "stl_seg"):
         assert 3 * arms[name].total_steps == arms["mtl_equal"].total_steps
 
     runs = [job for job in camvid if job.arm is not None]
