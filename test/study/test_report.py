@@ -199,6 +199,7 @@ def test_the_html_needs_no_other_file_and_the_markdown_has_its_figures_beside(wr
         counts = {len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}
         assert len(counts) == 1
     assert r"all tasks \| weights 1" in markdown
+    assert "Of the training data 50% is one draw, the same for every arm and seed" in markdown
 
 
 def test_intervals_over_seeds_and_images_are_computed_from_the_pooled_records(
