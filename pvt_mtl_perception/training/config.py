@@ -198,8 +198,8 @@ def _config_parser() -> jsonargparse.ArgumentParser:
     return parser
 
 
-def _with_bases(path: Path, below: tuple[Path, ...] = ()) -> list[str]:
-    """The YAML texts that make up a configuration, the one that counts most last."""
+def _with_bases(path: Path, below: tuple[Path, ...] = ()) -> list[dict[str, Any]]:
+    """The contents of the files that make up a configuration, the one that counts most last."""
     if not path.is_file():
         raise FileNotFoundError(f"no training configuration at {path}")
     if path in below:
@@ -207,23 +207,44 @@ def _with_bases(path: Path, below: tuple[Path, ...] = ()) -> list[str]:
     data = yaml.safe_load(path.read_text())
     if not isinstance(data, dict):
         raise ValueError(f"{path}: a training configuration is a mapping")
-    return _texts(data, path, below)
+    return _parts(data, path, below)
 
 
-def _texts(data: Mapping[str, Any], path: Path, below: tuple[Path, ...] = ()) -> list[str]:
+def _parts(data: Mapping[str, Any], path: Path, below: tuple[Path, ...] = ()) -> list[dict[str, Any]]:
     """As ``_with_bases`` for the content of a file at ``path``."""
     bases = data.get("extends", [])
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
         raise ValueError(f"{path}: extends is a list of files, found {bases!r}")
-    texts = [text for base in bases for text in _with_bases((path.parent / base).resolve(), (*below, path))]
-    own = {key: value for key, value in data.items() if key != "extends"}
-    return [*texts, yaml.safe_dump(own, sort_keys=False)]
+    parts = [part for base in bases for part in _with_bases((path.parent / base).resolve(), (*below, path))]
+    return [*parts, {key: value for key, value in data.items() if key != "extends"}]
+
+
+def _without_lists_of(part: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
+    """``part`` less the lists that ``later`` has, too: jsonargparse would mix them item by item."""
+    kept = {}
+    for key, value in part.items():
+        if isinstance(value, Mapping) and isinstance(later.get(key), Mapping):
+            kept[key] = _without_lists_of(value, later[key])
+        elif not (isinstance(value, list) and isinstance(later.get(key), list)):
+            kept[key] = value
+    return kept
+
+
+def _texts(parts: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """The parts as YAML texts, the one that counts most last."""
+    texts = []
+    for number, part in enumerate(parts):
+        for later in parts[number + 1 :]:
+            part = _without_lists_of(part, later)
+        texts.append(yaml.safe_dump(dict(part), sort_keys=False))
+    return tuple(texts)
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainingConfig:
     """Reads a run from a YAML file, with keys changed by ``--key.sub=value`` arguments.
 
-    The key ``extends`` lists files, relative to this one, whose keys count where this one does not set them.
+    The key ``extends`` lists files, relative to this one, whose keys count where this one does not set them. A list
+    is set as a whole.
 
     Raises:
         FileNotFoundError: when there is no such file.
@@ -231,7 +252,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainingConf
             naming the file.
     """
     path = Path(path)
-    return _parse(_with_bases(path), overrides, str(path))
+    return _parse(_texts(_with_bases(path)), overrides, str(path))
 
 
 def compose_config(parts: Sequence[Mapping[str, Any]], path: Path, name: str) -> TrainingConfig:
@@ -245,8 +266,8 @@ def compose_config(parts: Sequence[Mapping[str, Any]], path: Path, name: str) ->
     Raises:
         FileNotFoundError, ValueError: as ``load_config``.
     """
-    texts = [text for part in parts for text in _texts(part, path)]
-    return _composed(tuple(texts), f"{path}: {name}")
+    whole = [one for part in parts for one in _parts(part, path)]
+    return _composed(_texts(whole), f"{path}: {name}")
 
 
 # A study's command composes each of its hundreds of runs several times, at a fifth of a second.

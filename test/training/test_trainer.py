@@ -332,8 +332,8 @@ def test_configuration_errors_name_file_and_key(tmp_path: Path) -> None:
 def test_a_configuration_builds_on_others_and_prints_whole(tmp_path: Path) -> None:
     (tmp_path / "data.yaml").write_text(
         "model: {detection: {channels: 32}, segmentation: {channels: 32}}\n"
-        "train: [{kind: synthetic}]\n"
-        "phases: [{steps: 5, width: 64, height: 64, batch_size: 2}]\n"
+        "train: [{kind: synthetic, frames: 7, fraction: 0.5}]\n"
+        "phases: [{steps: 5, width: 64, height: 64, batch_size: 2, scale: [0.9, 1.0]}]\n"
         "optimizer: {lr: 0.5}\n"
     )
     (tmp_path / "one_task.yaml").write_text("model: {segmentation: null}\noptimizer: {ema_decay: 0.5}\n")
@@ -344,6 +344,17 @@ def test_a_configuration_builds_on_others_and_prints_whole(tmp_path: Path) -> No
     assert (config.seed, config.optimizer.lr, config.optimizer.ema_decay) == (4, 0.25, 0.5)
     (tmp_path / "printed.yaml").write_text(config_yaml(config))
     assert load_config(tmp_path / "printed.yaml") == config
+    # A list is set as a whole: nothing of the base's items is left in its own.
+    path.write_text(
+        "extends: [run_before.yaml]\n"
+        "train: [{kind: camvid, root: camvid, split: fit}]\n"
+        "phases: [{steps: 1, width: 32, height: 32, batch_size: 1}]\n"
+    )
+    (tmp_path / "run_before.yaml").write_text("extends: [data.yaml, one_task.yaml]\nseed: 4\n")
+    changed = load_config(path)
+    assert changed.train == [SourceConfig("camvid", root="camvid", split="fit")]
+    assert changed.phases == [PhaseConfig(steps=1, width=32, height=32, batch_size=1)]
+    assert changed.optimizer == dataclasses.replace(config.optimizer, lr=0.5) and changed.seed == 4
     path.write_text("extends: [data.yaml]\nmodel: {backbone: {norm: frozen}}\n")
     with pytest.raises(ValueError, match=r"frozen.*needs the key pretrained or initial_weights"):
         load_config(path)
