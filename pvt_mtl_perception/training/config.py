@@ -243,8 +243,8 @@ def _texts(parts: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainingConfig:
     """Reads a run from a YAML file, with keys changed by ``--key.sub=value`` arguments.
 
-    The key ``extends`` lists files, relative to this one, whose keys count where this one does not set them. A list
-    is set as a whole.
+    The key ``extends`` lists files, relative to this one, whose keys count where this one does not set them.
+    A list is set as a whole.
 
     Raises:
         FileNotFoundError: when there is no such file.

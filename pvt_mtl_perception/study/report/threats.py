@@ -198,9 +198,9 @@ def _data(results: StudyResults, images: ImageIntervals) -> list[str]:
     lines.append(f"Training data: {listed(named)}. More or other data may change the order of the arms.")
     if parts := sorted(fraction for fraction in results.study.fractions if fraction < 1):
         lines.append(
-            f"Of the training data {listed([f'{fraction:.0%}' for fraction in parts])} is one draw, the same for "
-            "every arm and seed. Arms with the same part are compared on equal terms; between parts it differs, "
-            "too, which images were drawn and how often each class is in them."
+            f"Of the training data {listed([f'{fraction:.0%}' for fraction in parts])} is one draw, the same "
+            "for every arm and seed. Arms with the same part are compared on equal terms; between parts it "
+            "differs, too, which images were drawn and how often each class is in them."
         )
     return lines
 
