@@ -15,6 +15,18 @@ Pyramid = dict[int, Tensor]
 """Level l of the pyramid, (B, channels, H/2^l, W/2^l), by l = 2..7."""
 
 
+def _coarser(convolution: nn.Module, level: Tensor) -> Tensor:
+    """The next level by a stride-2 convolution, in float32 where autocast's bf16 would go wrong.
+
+    On CPUs that compute in bf16, oneDNN leaves parts of the weights' gradient unwritten when the input is one
+    pixel wide (seen with torch 2.15): anything may stand there.
+    """
+    if torch.is_autocast_enabled("cpu") and level.shape[-1] == 1:
+        with torch.autocast("cpu", enabled=False):
+            return convolution(level.float())  # type: ignore[no-any-return]
+    return convolution(level)  # type: ignore[no-any-return]
+
+
 class FPN(nn.Module):
     """Feature pyramid network (Lin 2017) with P6 and P7 from P5 by stride-2 convolutions (Lin 2017b).
 
@@ -57,9 +69,9 @@ class FPN(nn.Module):
         pyramid = {level: self.output[str(level)](top_down[level]) for level in levels if level <= 5}
         if 6 in levels or 7 in levels:
             p5 = pyramid[5] if 5 in pyramid else self.output["5"](top_down[5])
-            pyramid[6] = self.output["6"](p5)
+            pyramid[6] = _coarser(self.output["6"], p5)
             if 7 in levels:
-                pyramid[7] = self.output["7"](F.relu(pyramid[6]))
+                pyramid[7] = _coarser(self.output["7"], F.relu(pyramid[6]))
         return pyramid
 
 

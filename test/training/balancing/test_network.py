@@ -209,11 +209,6 @@ def test_a_batch_without_labels_of_a_task_contributes_exactly_zero(method):
         )
 
 
-@pytest.mark.xfail(
-    torch.cpu._is_avx512_bf16_supported(),
-    strict=False,
-    reason="open: on a CPU that computes in bf16 a gradient of autocast is off for some methods",
-)
 @pytest.mark.parametrize("method", METHODS)
 def test_autocast_gives_gradients_near_those_of_full_precision(method):
     full, mixed = quick_network(), quick_network()
