@@ -69,14 +69,18 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
     return dict(load_checkpoint(path).state_dict)
 
 
-def test_a_resumed_run_ends_with_the_same_weights_bit_for_bit(tmp_path: Path, monkeypatch) -> None:
-    whole = Trainer(small_config(), tmp_path / "whole")
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_a_resumed_run_ends_with_the_same_weights_bit_for_bit(
+    tmp_path: Path, monkeypatch, name: str
+) -> None:
+    optimizer = OptimizerConfig(name, lr=1e-3, warmup_steps=1, ema_decay=0.5)
+    whole = Trainer(small_config(optimizer=optimizer), tmp_path / "whole")
     assert whole.run()
 
     class PowerCutError(Exception):
         pass
 
-    first = Trainer(small_config(checkpoint_every=3), tmp_path / "cut")
+    first = Trainer(small_config(checkpoint_every=3, optimizer=optimizer), tmp_path / "cut")
     step = first._step
 
     def cut(batch):
@@ -87,7 +91,7 @@ def test_a_resumed_run_ends_with_the_same_weights_bit_for_bit(tmp_path: Path, mo
     monkeypatch.setattr(first, "_step", cut)
     with pytest.raises(PowerCutError):
         first.run()
-    second = Trainer(small_config(), tmp_path / "cut")
+    second = Trainer(small_config(optimizer=optimizer), tmp_path / "cut")
     assert second.state.step == 3
     assert second.run()
     expected, found = weights(whole.model_path), weights(second.model_path)
