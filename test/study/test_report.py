@@ -413,7 +413,7 @@ def test_what_is_said_of_scores_near_nothing_is_told_to_be_so(
         assert "mtl is shown to score lower than stl_det in AP" in claims
         assert claims.count("Both score next to nothing (0.40 and 0.50 %): the difference is one of") == 1
     else:
-        assert "equivalent within the margin of 1 points in AP" in claims
+        assert "equivalent within the margin of 1 point in AP" in claims
         assert claims.count("Both score next to nothing (0.40 and 0.40 %), so that a margin") == 1
     assert "AP is next to nothing in some arms (0.40 %)" in markdown
 

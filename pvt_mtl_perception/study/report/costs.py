@@ -94,7 +94,7 @@ def _notes(costs: Costs) -> list[str]:
     ]
     entries = [cost for sizes in costs.values() for cost in sizes.values()]
     if not entries:
-        return [*text, "Latency and memory in use were not measured; `pvt-mtl study cost` does it."]
+        return [*text, "Latency and memory in use were not measured; the command pvt-mtl study cost does it."]
     where = sorted(
         {
             f"{e['device']}"

@@ -109,7 +109,8 @@ def _sentence(
     second: str,
 ) -> str:
     scale, unit = endpoint.scale, endpoint.unit
-    margin = f"{endpoint.margin * scale:g} {unit}"
+    margin = f"{endpoint.margin * scale:g}"
+    margin += f" {unit.removesuffix('s') if margin == '1' else unit}"
     family = f" after Holm over {hypotheses}" if hypotheses > 1 else ""
     figures = (
         f"{comparison.mean * scale:+.2f} {unit}, {100 * (1 - comparison.alpha):g} % interval "

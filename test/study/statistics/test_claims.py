@@ -29,7 +29,7 @@ def test_each_verdict_is_reached_and_said() -> None:
     assert 2.0 < low < 2.39 < high < 2.8
     assert equivalent.verdict == "equivalent within the margin"
     assert equivalent.text.startswith(
-        "PVT v2 multi-task and single-task are equivalent within the margin of 1 points in segmentation mIoU"
+        "PVT v2 multi-task and single-task are equivalent within the margin of 1 point in segmentation mIoU"
     )
     assert "equivalence p < 0.001" in equivalent.text
     assert not_shown.verdict == "not shown"
@@ -49,7 +49,7 @@ def test_undecided_gain_says_that_a_loss_is_excluded() -> None:
     differences = np.array([0.05, -0.01, 0.02, 0.06, -0.008, 0.03, -0.009, 0.05])
     (claim,) = judge({ENDPOINTS[0]: compare_pairs(STL + differences, STL)})
     assert claim.verdict == "not shown"
-    assert "a loss of 1 points or more is excluded, p = " in claim.text
+    assert "a loss of 1 point or more is excluded, p = " in claim.text
     assert claim.equivalence.p_non_inferior < 0.05 < claim.equivalence.p_equivalent
 
 
