@@ -19,7 +19,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from pvt_mtl_perception.inference.backends.eager import EagerBackend
 from pvt_mtl_perception.inference.backends.graph import INPUT, serialized_graph
-from pvt_mtl_perception.inference.backends.openvino import program_options
+from pvt_mtl_perception.inference.backends.openvino import PRECISION_HINTS, program_options
 from pvt_mtl_perception.model.checkpoint import build_network, load_checkpoint
 from pvt_mtl_perception.paths import shipped_checkpoint
 
@@ -27,12 +27,14 @@ PARTS = r"(patch_embed|stages_\d|neck|classification|detection|segmentation)"
 SHOWN = 14
 
 
-def openvino_times(graph: bytes, images: torch.Tensor, calls: int) -> dict[tuple[str, str], float]:
+def openvino_times(
+    graph: bytes, images: torch.Tensor, calls: int, precision: str
+) -> dict[tuple[str, str], float]:
     """Milliseconds by operator (with the kernel that ran it) and part of the network."""
     core = openvino.Core()
     model = core.read_model(graph)
     model.reshape(list(images.shape))
-    options = {**program_options("fp32"), "PERF_COUNT": True}
+    options = {**program_options(precision), "PERF_COUNT": True}
     request = core.compile_model(model, "CPU", options).create_infer_request()
     best: dict[str, float] = {}
     kinds: dict[str, tuple[str, str]] = {}
@@ -74,11 +76,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoint", type=Path, help="model file; the one in models/ by default")
     parser.add_argument("--input", type=int, nargs=2, default=(384, 640), metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument("--precision", choices=list(PRECISION_HINTS), default="fp32", help="of OpenVINO")
     parser.add_argument("--calls", type=int, default=15, help="default: %(default)s")
     args = parser.parse_args()
     network = build_network(load_checkpoint(args.checkpoint or shipped_checkpoint()))
     images = torch.randn(1, 3, *args.input)
-    measured = openvino_times(serialized_graph(network, tuple(args.input)), images, args.calls)
+    measured = openvino_times(
+        serialized_graph(network, tuple(args.input)), images, args.calls, args.precision
+    )
     show("OpenVINO by operator", measured, 0)
     show("OpenVINO by part", measured, 1)
     eager = EagerBackend(network, torch.device("cpu"), "fp32")
