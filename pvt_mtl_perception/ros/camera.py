@@ -115,6 +115,9 @@ class Camera:
         suspected: whether the last report found it without images for too long.
         silent: whether the warning about missing images stands.
         complaint: why an incompatible publisher is not heard, or empty.
+
+    Raises:
+        ValueError: for a QoS override that is none, naming it.
     """
 
     def __init__(self, node: LifecycleNode, name: str, labels: TaskLabels, tasks: Collection[str]) -> None:
@@ -132,20 +135,26 @@ class Camera:
         self._labels = labels
         self._tasks = frozenset(tasks)
         self._publishers: dict[str, LifecyclePublisher] = {}
-        for topic, message_type in OUTPUT_TYPES.items():
-            if topic == OVERLAY or _TASK[topic] in self._tasks:
-                self._publishers[topic] = self._publisher(topic, message_type, qos.output())
-        self._label_info = (
-            self._publisher(LABEL_INFO, LabelInfo, qos.latched()) if "segmentation" in self._tasks else None
-        )
+        self._label_info: LifecyclePublisher | None = None
+        try:
+            for topic, message_type in OUTPUT_TYPES.items():
+                if topic == OVERLAY or _TASK[topic] in self._tasks:
+                    self._publishers[topic] = self._publisher(topic, message_type, qos.output())
+            if "segmentation" in self._tasks:
+                self._label_info = self._publisher(LABEL_INFO, LabelInfo, qos.latched())
+        except Exception:
+            self.destroy_publishers()
+            raise
 
     def _publisher(self, topic: str, message_type: Any, profile: Any) -> LifecyclePublisher:
-        return self._node.create_lifecycle_publisher(
-            message_type,
-            self.topic(topic),
-            profile,
-            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
-        )
+        name = self.topic(topic)
+        with qos.naming_overrides(self._node.resolve_topic_name(name), "publisher"):
+            return self._node.create_lifecycle_publisher(
+                message_type,
+                name,
+                profile,
+                qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+            )
 
     def topic(self, name: str) -> str:
         """The camera's relative topic."""

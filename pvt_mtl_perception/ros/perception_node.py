@@ -27,7 +27,6 @@ from rclpy.logging import get_logger
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile
 from rclpy.qos_overriding_options import QoSOverridingOptions
-from rclpy.time import Time
 from rclpy.timer import Timer
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
@@ -153,11 +152,9 @@ class PerceptionNode(LifecycleNode):
         self._settings = parameters.read(self)
         self._fault = ""
         try:
-            self._predictor = self._load_predictor()
-            self._cameras = [
-                Camera(self, name, self._predictor.labels, self._predictor.tasks)
-                for name in self._settings.cameras
-            ]
+            self._predictor = predictor = self._load_predictor()
+            for name in self._settings.cameras:
+                self._cameras.append(Camera(self, name, predictor.labels, predictor.tasks))
         except Exception as error:  # a file, a device or a QoS override: the user's to correct
             self._release()
             self.report_fault(f"cannot configure: {error}")
@@ -226,18 +223,20 @@ class PerceptionNode(LifecycleNode):
 
         profile = qos.image_input()
         camera.on_subscribed()
-        camera.subscription = self.create_subscription(
-            CompressedImage if compressed else Image,
-            camera.topic("image/compressed" if compressed else "image"),
-            on_image,
-            profile,
-            callback_group=ImageGate(is_open),
-            event_callbacks=SubscriptionEventCallbacks(
-                incompatible_qos=lambda _: self._on_incompatible_qos(camera, profile),
-                message_lost=lambda event: camera.statistics.on_lost(event.total_count_change),
-            ),
-            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
-        )
+        topic = camera.topic("image/compressed" if compressed else "image")
+        with qos.naming_overrides(self.resolve_topic_name(topic), "subscription"):
+            camera.subscription = self.create_subscription(
+                CompressedImage if compressed else Image,
+                topic,
+                on_image,
+                profile,
+                callback_group=ImageGate(is_open),
+                event_callbacks=SubscriptionEventCallbacks(
+                    incompatible_qos=lambda _: self._on_incompatible_qos(camera, profile),
+                    message_lost=lambda event: camera.statistics.on_lost(event.total_count_change),
+                ),
+                qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+            )
         self.get_logger().info(f"subscribed to {camera.subscription.topic_name} ({qos.describe(profile)})")
 
     @_reported
@@ -443,8 +442,9 @@ class PerceptionNode(LifecycleNode):
             frame.camera.statistics.on_published(now, now - frame.received, self._stamp_age(header))
 
     def _stamp_age(self, header: Header) -> float | None:
-        now = self.get_clock().now()
-        age = (now - Time.from_msg(header.stamp, clock_type=now.clock_type)).nanoseconds * 1e-9
+        # Not by rclpy's Time, which has no room for a stamp before 1970.
+        stamp = header.stamp.sec * 10**9 + header.stamp.nanosec
+        age = (self.get_clock().now().nanoseconds - stamp) * 1e-9
         return age if 0.0 <= age <= MAX_STAMP_AGE else None
 
     def _fail(self, frame: Frame, error: Exception) -> None:
@@ -508,6 +508,10 @@ class PerceptionNode(LifecycleNode):
             camera.silent = True
             camera.complaint = self._explain_silence(camera, camera.subscription.qos_profile)
             self.get_logger().warning(f"no image for {now - camera.last_image:.1f} s: {camera.complaint}")
+        elif camera.silent and not missing:
+            # The period has been changed since.
+            camera.silent = False
+            camera.complaint = ""
         if camera.silent:
             return f"no image for {now - camera.last_image:.0f} s: {camera.complaint}"
         return camera.complaint

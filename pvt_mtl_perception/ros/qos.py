@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from rclpy.qos import (
     DurabilityPolicy,
@@ -54,6 +55,27 @@ def describe(profile: QoSProfile) -> str:
     if profile.history == HistoryPolicy.KEEP_LAST:
         words.append(f"keep last {profile.depth}")
     return ", ".join(words)
+
+
+@contextmanager
+def naming_overrides(topic: str, entity: str) -> Iterator[None]:
+    """Names the parameters that a QoS override comes from; rclpy names the policy alone.
+
+    Args:
+        topic: full name.
+        entity: ``publisher`` or ``subscription``.
+
+    Raises:
+        ValueError: in the place of rclpy's error.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        # Read-only and declared with its value now: a second configuration would find the same.
+        raise ValueError(
+            f"parameter qos_overrides.{topic}.{entity}: {error}. It is read once: correct it and start the "
+            "node again"
+        ) from None
 
 
 def explain_silence(

@@ -46,6 +46,32 @@ def node(
     assert "Traceback" not in process.output, process.output
 
 
+def test_a_stamp_before_1970_is_a_stamp_as_any_other(client: RosClient) -> None:
+    publisher = client.node.create_publisher(Image, "/back_right/image", 1)
+    result = client.listen(Classification, "/back_right/classification")
+    message = Image(height=2, width=2, encoding="mono8", step=2, data=bytes(4))
+    message.header.stamp.sec = -1
+
+    def answered(_: Any) -> bool:
+        publisher.publish(message)
+        return bool(result.messages)
+
+    values = client.camera_values("/back_right/image", answered)
+    assert result.wait_for().header.stamp.sec == -1
+    assert values["frames failed"] == "0"
+    client.node.destroy_publisher(publisher)
+    client.forget(result)
+
+
+def test_a_warning_ends_where_the_period_is_set_to_never(client: RosClient) -> None:
+    listener = client.listen(Classification, "/back_right/classification")
+    client.camera_values("/back_right/image", lambda values: values["level"] == "WARN")
+    assert client.set_parameter("no_image_warning_period", 0.0) == ""
+    client.camera_values("/back_right/image", lambda values: values["level"] == "OK")
+    assert client.set_parameter("no_image_warning_period", 1.0) == ""
+    client.forget(listener)
+
+
 def test_cameras_that_change_size_die_or_never_start_delay_no_other(client: RosClient, mortal: Any) -> None:
     masks = {name: client.listen(Image, f"/{name}/segmentation/mask") for name in NAMES}
     sizes = {f"{masks['back'].wait_for().width}x{masks['back'].messages[-1].height}"}

@@ -137,10 +137,30 @@ def test_an_override_that_is_no_qos_fails_the_transition_and_not_the_node(
         device="cpu",
         **{"qos_overrides./image.subscription.reliability": "sometimes"},
     )
-    node.wait_for(r"\[ERROR\].*on_activate failed: .*sometimes", START_TIMEOUT)
+    node.wait_for(
+        r"\[ERROR\].*on_activate failed: .*qos_overrides\./image\.subscription: .*reliability.*sometimes.*again",
+        START_TIMEOUT,
+    )
     values = client.node_values(
         lambda values: values["level"] == "ERROR" and "sometimes" in values["message"]
     )
     assert (values["level"], values["state"], values["model"]) == ("ERROR", "unconfigured", "")
     assert client.node.count_publishers("/detections") == 0
+    assert node.stop(TIMEOUT) == 0, node.output
+
+
+def test_a_camera_that_cannot_be_made_leaves_no_topic_of_the_others(
+    start_node: Any, client: RosClient, checkpoint: Path
+) -> None:
+    node = start_node(
+        model_path=checkpoint,
+        device="cpu",
+        cameras=["front", "left"],
+        **{"qos_overrides./left/overlay.publisher.reliability": "sometimes"},
+    )
+    message = r"cannot configure: parameter qos_overrides\./left/overlay\.publisher: .*sometimes"
+    node.wait_for(rf"\[ERROR\].*{message}", START_TIMEOUT)
+    assert client.node_values(lambda values: "sometimes" in values["message"])["state"] == "unconfigured"
+    assert client.node.count_publishers("/front/detections") == 0
+    assert client.node.count_publishers("/left/detections") == 0
     assert node.stop(TIMEOUT) == 0, node.output

@@ -70,9 +70,7 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])
-def test_a_resumed_run_ends_with_the_same_weights_bit_for_bit(
-    tmp_path: Path, monkeypatch, name: str
-) -> None:
+def test_a_resumed_run_ends_with_the_same_weights_bit_for_bit(tmp_path: Path, monkeypatch, name: str) -> None:
     optimizer = OptimizerConfig(name, lr=1e-3, warmup_steps=1, ema_decay=0.5)
     whole = Trainer(small_config(optimizer=optimizer), tmp_path / "whole")
     assert whole.run()
