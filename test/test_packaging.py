@@ -95,9 +95,13 @@ def test_installed_copy_finds_its_own_data(prefix, environment, tmp_path):
 
 
 def test_node_executable_runs_the_installed_node(prefix, environment, tmp_path):
+    environment = dict(environment)
     pytest.importorskip("rclpy")
     executable = prefix / "lib" / PACKAGE / "perception_node"
     arguments = ["--ros-args", "-p", "score_threshold:=7.0"]
+    # What else lies in the folder that it is started from is nobody's module.
+    (tmp_path / "queue.py").write_text("raise SystemExit('imported from the working directory')")
+    del environment["PYTHONSAFEPATH"]
 
     done = subprocess.run(
         [str(executable), *arguments],

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -41,22 +42,28 @@ def write_image_bag(
 
     Raises:
         FileExistsError: when the path exists.
+        Exception: what ``frames`` raises; the folder is removed then.
     """
     path = Path(path)
     if path.exists():
         raise FileExistsError(f"{path} exists already")
     count = 0
-    # Uncompressed chunks: a player reads them in real time, and image codecs leave nothing to gain.
-    with BagWriter(path, storage, compress=False) as writer:
-        for stamp, image in frames:
-            head = header(stamp, frame_id)
-            if codec == "raw":
-                message = image_message(head, image, "rgb8")
-            else:
-                options = [cv2.IMWRITE_JPEG_QUALITY, quality] if codec == "jpeg" else []
-                bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-                _, data = cv2.imencode(f".{codec}", bgr, options)
-                message = compressed_image_message(head, codec, np.asarray(data, np.uint8))
-            writer.write(topic, stamp, message)
-            count += 1
+    try:
+        # Uncompressed chunks: a player reads them in real time, and image codecs leave nothing to gain.
+        with BagWriter(path, storage, compress=False) as writer:
+            for stamp, image in frames:
+                writer.write(topic, stamp, _message(header(stamp, frame_id), image, codec, quality))
+                count += 1
+    except BaseException:
+        # Half a bag is none, and would stand in the way of the next.
+        shutil.rmtree(path, ignore_errors=True)
+        raise
     return count
+
+
+def _message(head: Any, image: npt.NDArray[np.uint8], codec: Codec, quality: int) -> Any:
+    if codec == "raw":
+        return image_message(head, image, "rgb8")
+    options = [cv2.IMWRITE_JPEG_QUALITY, quality] if codec == "jpeg" else []
+    _, data = cv2.imencode(f".{codec}", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
+    return compressed_image_message(head, codec, np.asarray(data, np.uint8))

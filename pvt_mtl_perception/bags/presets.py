@@ -55,13 +55,25 @@ def load_preset(name: str) -> Preset:
     """Reads a preset.
 
     Raises:
-        ValueError: when there is none of that name, with those that there are.
+        ValueError: when there is none of that name, with those that there are, or when its file does not list
+            the cameras' topics, naming file and key.
     """
     path = _folder() / f"{name}.yaml"
     if name not in preset_names():
         raise ValueError(f"no preset {name!r} in {path.parent}; there are: {', '.join(preset_names())}")
-    cameras = yaml.safe_load(path.read_text())["cameras"]
-    return Preset(name, {camera: tuple(names) for camera, names in cameras.items()})
+    try:
+        content = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is no YAML: {error}") from None
+    cameras = content.get("cameras") if isinstance(content, dict) else None
+    if not isinstance(cameras, dict) or not cameras:
+        raise ValueError(f"{path} has no `cameras:` with a list of topic names for each camera")
+    for camera, names in cameras.items():
+        if not isinstance(names, list) or not names or not all(isinstance(each, str) for each in names):
+            raise ValueError(
+                f"{path}: cameras.{camera} is {names!r}; a list of topic names is needed, like [/cam/image]"
+            )
+    return Preset(name, {str(camera): tuple(names) for camera, names in cameras.items()})
 
 
 def _folder() -> Path:

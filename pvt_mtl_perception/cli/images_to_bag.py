@@ -29,6 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Writes the bag."""
+    import numpy as np
+    import numpy.typing as npt
     from tqdm import tqdm
 
     from pvt_mtl_perception.bags.images import write_image_bag
@@ -40,11 +42,15 @@ def run(args: argparse.Namespace) -> int:
     if not args.folder.is_dir():
         raise FileNotFoundError(f"no folder {args.folder}")
     pictures = [item.path for item in find_inputs([args.folder]) if not item.is_video]
+
+    def picture(path: Path) -> npt.NDArray[np.uint8]:
+        try:
+            return decode_compressed(path.suffix.lstrip("."), path.read_bytes())
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+
     frames = (
-        (
-            START + round(index * 1e9 / args.fps),
-            decode_compressed(path.suffix.lstrip("."), path.read_bytes()),
-        )
+        (START + round(index * 1e9 / args.fps), picture(path))
         for index, path in enumerate(tqdm(pictures, unit="image", dynamic_ncols=True))
     )
     count = write_image_bag(

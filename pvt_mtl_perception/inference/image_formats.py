@@ -130,8 +130,12 @@ def decode_raw(encoding: str, height: int, width: int, step: int, is_bigendian: 
         pixels = cv2.convertScaleAbs(values, alpha=1 / 257)
     if layout.channels > 1:
         pixels = pixels.reshape(height, width, layout.channels)
-    image: Image = pixels if layout.conversion is None else cv2.cvtColor(pixels, layout.conversion)
-    return image
+    if layout.conversion is None:
+        return np.asarray(pixels)
+    try:
+        return np.asarray(cv2.cvtColor(pixels, layout.conversion), np.uint8)
+    except cv2.error as error:  # Bayer patterns of two rows, and what nobody thought of
+        raise ValueError(f"{width}x{height} image of encoding {encoding!r}: {error.err}") from None
 
 
 def decode_compressed(format: str, data: Any) -> Image:
@@ -153,9 +157,15 @@ def decode_compressed(format: str, data: Any) -> Image:
     buffer: Image = np.frombuffer(data, np.uint8)
     # Turned by its EXIF orientation, an image would no longer fit its camera's calibration.
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    pixels: Any = cv2.imdecode(buffer, flags) if buffer.size else None
+    reason = ""
+    try:
+        pixels: Any = cv2.imdecode(buffer, flags) if buffer.size else None
+    except cv2.error as error:  # a header with an impossible size
+        pixels, reason = None, f": {error.err}"
     if pixels is None:
-        raise ValueError(f"{buffer.size} bytes with the compressed image format {format!r} do not decode")
+        raise ValueError(
+            f"{buffer.size} bytes with the compressed image format {format!r} do not decode{reason}"
+        )
     # image_transport puts RGB values where the codec expects BGR when it says so after "compressed".
     if not format.partition("compressed")[2].strip().startswith("rgb"):
         pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels)

@@ -100,14 +100,18 @@ def load_labels(path: str | Path) -> dict[str, int | None]:
 
     Raises:
         FileNotFoundError: when there is no such file.
-        ValueError: for a label that Autoware does not have, naming file and class.
+        ValueError: for a file that is no YAML, and for a label that Autoware does not have, naming file and
+            class.
     """
-    content = yaml.safe_load(Path(path).read_text())
+    try:
+        content = yaml.safe_load(Path(path).read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is no YAML: {error}") from None
     entries = content.get("labels") if isinstance(content, dict) else None
     if not isinstance(entries, dict):
         raise ValueError(f"{path} has no `labels:` with class names and Autoware's labels")
     for name, label in entries.items():
-        if label is not None and label not in AUTOWARE_LABELS:
+        if label is not None and (not isinstance(label, str) or label not in AUTOWARE_LABELS):
             raise ValueError(
                 f"{path}: {name!r} is to be {label!r}; allowed: {', '.join(AUTOWARE_LABELS)}, or null"
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict
 from pathlib import Path
 
@@ -171,6 +172,25 @@ def test_presets_find_the_cameras_that_a_bag_has(tmp_path: Path) -> None:
             preset.topics(reader)
     with pytest.raises(ValueError, match=r"no preset 'waymo'.*there are: kitti, nuscenes"):
         load_preset("waymo")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("front: [/cam]", "mine.yaml has no `cameras:`"),
+        ("cameras: {front: /cam/front}", "mine.yaml: cameras.front is '/cam/front'; a list"),
+        ("cameras: {front: }", "mine.yaml: cameras.front is None; a list"),
+        ("cameras: {front: [", "mine.yaml is no YAML"),
+    ],
+)
+def test_a_preset_that_lists_no_topics_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, reason: str
+) -> None:
+    (tmp_path / "config" / "presets").mkdir(parents=True)
+    (tmp_path / "config" / "presets" / "mine.yaml").write_text(text)
+    monkeypatch.setattr("pvt_mtl_perception.bags.presets.share_directory", lambda: tmp_path)
+    with pytest.raises(ValueError, match=re.escape(reason)):
+        load_preset("mine")
 
 
 def test_a_foxglove_file_is_predicted_as_the_same_images_in_a_ros_bag(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -182,6 +183,16 @@ def test_images_to_bag_keeps_order_rate_and_pixels(
     np.testing.assert_array_equal(images[1].decode(), street(1, 50, 71))
     assert main(command) == 2
     assert "bag exists already" in capsys.readouterr().err
+
+
+def test_images_to_bag_names_a_bad_picture_and_leaves_no_half_bag(
+    tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (pictures / "zz.jpg").write_bytes(b"no picture")
+    target = tmp_path / "bag"
+    assert main(["images-to-bag", str(pictures), str(target), "--fps", "15"]) == 2
+    assert re.search(r"zz\.jpg: 10 bytes .* do not decode", capsys.readouterr().err)
+    assert not target.exists()
 
 
 def test_images_to_bag_compresses(tmp_path: Path, pictures: Path) -> None:

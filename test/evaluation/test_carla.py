@@ -51,7 +51,7 @@ def tagged(name: str) -> int:
 
 def test_tags_have_the_colours_of_the_palette_and_no_two_share_one() -> None:
     assert np.array_equal(tag_labels().colors, PALETTE)
-    assert len(np.unique(PALETTE, axis=0)) == len(PALETTE) == 29
+    assert len(np.unique(PALETTE, axis=0)) == len(PALETTE) == 30
 
 
 def test_tags_1_to_19_are_cityscapes_train_ids_and_road_lines_are_road() -> None:
@@ -74,7 +74,7 @@ def test_every_detection_class_has_its_tag() -> None:
 @pytest.mark.parametrize("layout", [bridge_semantic_bytes, native_semantic_bytes])
 def test_semantic_images_of_both_interfaces_give_the_tags(frame: CarlaFrame, layout: object) -> None:
     assert np.array_equal(decode_semantic(message(layout(frame.tags))), frame.tags)
-    every = np.arange(29, dtype=np.uint8).reshape(1, 29)
+    every = np.arange(30, dtype=np.uint8).reshape(1, 30)
     assert np.array_equal(decode_semantic(message(layout(every))), every)
 
 
@@ -106,8 +106,8 @@ def test_what_is_no_semantic_image_is_refused_with_what_was_found(frame: CarlaFr
     ):
         decode_semantic(message(rgb_bytes(old)))
     wrong = frame.tags.copy()
-    wrong[2, 3] = 29
-    with pytest.raises(ValueError, match=r"RGB \(29, 0, 0\) at x 3, y 2"):
+    wrong[2, 3] = 30
+    with pytest.raises(ValueError, match=r"RGB \(30, 0, 0\) at x 3, y 2"):
         decode_semantic(message(native_semantic_bytes(wrong)))
     with pytest.raises(ValueError, match="as in an instance image"):
         decode_semantic(message(instance_bytes(frame.tags, frame.ids)))

@@ -28,7 +28,7 @@ def test_carla_tags_are_cityscapes_classes_shifted_by_one_and_road_lines_are_roa
     assert table[CARLA.index("road line")] == DRIVING.index("road")
     outside = ["unlabeled", "static", "dynamic", "other", "water", "ground", "bridge", "rail track"]
     assert set(table[[CARLA.index(name) for name in [*outside, "guard rail"]]]) == {255}
-    assert len(CARLA) == 29 and CARLA.colors[1:20] == DRIVING.colors
+    assert len(CARLA) == 30 and CARLA.colors[1:20] == DRIVING.colors
     np.testing.assert_array_equal(CARLA.lookup_from(DRIVING)[:19], np.arange(1, 20))
 
 

@@ -173,5 +173,10 @@ def test_corrupt_and_empty_data_are_refused() -> None:
         decode_compressed("jpeg", b"\xff\xd8\x00\x00")
     with pytest.raises(ValueError, match="0 bytes"):
         decode_compressed("png", b"")
+    jpeg = bytearray(cv2.imencode(".jpg", smooth_rgb())[1].tobytes())
+    frame = jpeg.index(b"\xff\xc0")
+    jpeg[frame + 5 : frame + 9] = (65000).to_bytes(2, "big") * 2  # rows and columns
+    with pytest.raises(ValueError, match=r"format 'jpeg' do not decode: .+"):
+        decode_compressed("jpeg", bytes(jpeg))
     with pytest.raises(ValueError, match="depth image"):
         decode_compressed("16UC1; compressedDepth png", bytes(20))

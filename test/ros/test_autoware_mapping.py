@@ -62,6 +62,12 @@ def test_wrong_label_files_are_named(tmp_path: Path) -> None:
     file.write_text("labels: {car: AUTO}")
     with pytest.raises(ValueError, match=r"mine\.yaml: 'car' is to be 'AUTO'; allowed: UNKNOWN, CAR"):
         load_labels(file)
+    file.write_text("labels: {car: [CAR]}")
+    with pytest.raises(ValueError, match=r"mine\.yaml: 'car' is to be \['CAR'\]"):
+        load_labels(file)
+    file.write_text("labels: {car: [")
+    with pytest.raises(ValueError, match=r"mine\.yaml is no YAML"):
+        load_labels(file)
     file.write_text("car: CAR")
     with pytest.raises(ValueError, match=r"mine\.yaml has no `labels:`"):
         load_labels(file)
