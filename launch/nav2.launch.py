@@ -28,7 +28,17 @@ ARGUMENTS = [
 
 
 def start_manager(context: LaunchContext) -> list[LaunchDescriptionEntity]:
+    """The manager of one node.
+
+    Raises:
+        ValueError: for ``use_respawn``.
+    """
     arguments = context.launch_configurations
+    if arguments.get("use_respawn") == "true":
+        raise ValueError(
+            "argument use_respawn: without bonds Nav2's manager does not see that a node was started again, "
+            "and leaves it unconfigured; use perception.launch.py, whose node activates itself"
+        )
     return [
         # From here on the argument is the node's own, which leaves its transitions to the manager.
         SetLaunchConfiguration("autostart", "false"),

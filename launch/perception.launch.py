@@ -75,6 +75,12 @@ ARGUMENTS = [
         description="Topic of the raw images, without the /compressed of its compressed form; with several "
         "cameras {camera} stands for the name. Empty: image, or the camera's name and image.",
     ),
+    DeclareLaunchArgument(
+        "compressed_topic",
+        default_value="",
+        description="Topic of the compressed images where that is not image_topic and /compressed; "
+        "with several cameras {camera} stands for the name.",
+    ),
     node_parameter("image_transport", "Kind of images to subscribe to.", ("raw", "compressed")),
 ]
 
@@ -93,34 +99,9 @@ def overrides(arguments: Mapping[str, str]) -> dict[str, Any]:
     return parameters
 
 
-def remappings(image_topic: str, cameras: str) -> list[tuple[str, str]]:
-    """Where each camera's images come from.
-
-    Raises:
-        ValueError: when several cameras would share one topic, or a name's place has no name.
-    """
-    if not image_topic:
-        return []
-    if "{camera}" in image_topic and not cameras.strip():
-        raise ValueError(
-            f"image_topic is {image_topic!r}, which needs the cameras' names; give the argument cameras, "
-            "like cameras:=front,left (those of a parameter file are not known here)"
-        )
-    names = [camera.strip() for camera in cameras.split(",")]
-    if len(names) > 1 and "{camera}" not in image_topic:
-        raise ValueError(
-            f"image_topic is {image_topic!r}; with the cameras {cameras} it must contain {{camera}}, "
-            "like /sensing/{camera}/image_raw"
-        )
-    pairs = []
-    for name in names:
-        source = image_topic.replace("{camera}", name).removesuffix("/compressed")
-        own = f"{name}/image" if name else "image"
-        pairs += [(own, source), (f"{own}/compressed", f"{source}/compressed")]
-    return pairs
-
-
 def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
+    from pvt_mtl_perception.ros.camera_topics import camera_topics
+
     arguments = {argument.name: context.launch_configurations[argument.name] for argument in ARGUMENTS}
     actions: list[LaunchDescriptionEntity] = []
     if not any(context.environment.get(variable) for variable in PROFILE_VARIABLES):
@@ -140,7 +121,7 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
             ParameterFile(arguments["params_file"], allow_substs=True),
             overrides(arguments),
         ],
-        remappings=remappings(arguments["image_topic"], arguments["cameras"]),
+        remappings=[pair for camera in camera_topics(arguments) for pair in camera.remappings],
         ros_arguments=["--log-level", arguments["log_level"]],
         output="screen",
         emulate_tty=True,

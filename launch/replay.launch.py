@@ -5,7 +5,7 @@ ROS 2 bags are played by ``ros2 bag play``, others (ROS 1, Foxglove's messages) 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
@@ -53,7 +53,8 @@ ARGUMENTS = [
     DeclareLaunchArgument(
         "delay",
         default_value="3.0",
-        description="Seconds between the player's start and its first image, in which subscribers find it.",
+        description="Seconds before the first image, in which recorders and other subscribers find the "
+        "player.",
     ),
     DeclareLaunchArgument(
         "record",
@@ -84,7 +85,7 @@ def choose_cameras(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     preset = arguments["preset"]
     if not preset:
         return []
-    for name in ("cameras", "image_topic", "image_transport"):
+    for name in ("cameras", "image_topic", "compressed_topic", "image_transport"):
         if arguments.get(name):
             raise ValueError(f"argument {name}: the preset {preset} says that already; leave one of them out")
     with BagReader(arguments["bag"]) as reader:
@@ -105,36 +106,45 @@ def choose_cameras(context: LaunchContext) -> list[LaunchDescriptionEntity]:
 
 
 def image_topics(arguments: Mapping[str, str]) -> list[str]:
-    """The topics that the node's cameras are on.
+    """The topics that the node's cameras are on; none where nothing names them."""
+    from pvt_mtl_perception.ros.camera_topics import camera_topics
 
-    Raises:
-        ValueError: when nothing names them.
-    """
     if arguments.get(PLAYED):
         return arguments[PLAYED].split(",")
-    if not arguments["image_topic"]:
-        raise ValueError(
-            f"{arguments['bag']} holds no ROS 2 messages and is played by bag_player, which must know the "
-            f"topics: give image_topic, or preset ({', '.join(PRESETS)})"
-        )
-    source = arguments["image_topic"].removesuffix("/compressed")
-    end = "/compressed" if arguments["image_transport"] == "compressed" else ""
-    return [source.replace("{camera}", name.strip()) + end for name in arguments["cameras"].split(",")]
+    kind = "compressed" if arguments["image_transport"] == "compressed" else "raw"
+    return [topic for camera in camera_topics(arguments) if (topic := getattr(camera, kind))]
 
 
-def own_player(arguments: Mapping[str, str]) -> Node:
+def ros2_plays(bag: str, topics: Sequence[str]) -> bool:
+    """Whether ``ros2 bag play`` publishes these topics as what the node subscribes to."""
+    from pvt_mtl_perception.bags.message_sources import holds_ros2
+    from pvt_mtl_perception.bags.reader import BagReader
+
+    if not holds_ros2(Path(bag)):
+        return False
+    with BagReader(bag) as reader:
+        kinds = {topic.type for topic in reader.topics if topic.name in topics}
+    return all(kind.startswith("sensor_msgs/") for kind in kinds)
+
+
+def own_player(arguments: Mapping[str, str], topics: Sequence[str]) -> Node:
     if arguments["use_sim_time"] == "true":
         raise ValueError(
             f"{arguments['bag']} is played by bag_player, which publishes no /clock: no use_sim_time"
         )
-    topics = [word for topic in image_topics(arguments) for word in ("--topic", topic)]
+    if not topics:
+        raise ValueError(
+            f"{arguments['bag']} holds no ROS 2 messages and is played by bag_player, which must know the "
+            f"topics: give image_topic, or preset ({', '.join(PRESETS)})"
+        )
     return Node(
         package="pvt_mtl_perception",
         executable="bag_player",
         arguments=[
             arguments["bag"],
-            *topics,
+            *(word for topic in topics for word in ("--topic", topic)),
             *("--rate", arguments["rate"]),
+            *("--delay", arguments["delay"]),
             *(["--loop"] if arguments["loop"] == "true" else []),
         ],
         output="screen",
@@ -160,9 +170,15 @@ def ros2_bag_play(arguments: Mapping[str, str]) -> ExecuteProcess:
 
 
 def end(event: ProcessExited, context: LaunchContext) -> list[LaunchDescriptionEntity]:
-    """Ends everything with the player, except where Ctrl-C has ended the player: no second shutdown then."""
+    """Ends everything with the player, except where Ctrl-C has ended the player: no second shutdown then.
+
+    Raises:
+        RuntimeError: when the player failed, so that the launch does not end with status 0.
+    """
     if context.is_shutdown:
         return []
+    if event.returncode:
+        raise RuntimeError(f"the bag was not played: {event.cmd[0]} ended with status {event.returncode}")
     reason = "the bag has ended"
     return [
         LogInfo(msg=reason),
@@ -171,11 +187,10 @@ def end(event: ProcessExited, context: LaunchContext) -> list[LaunchDescriptionE
 
 
 def replay(context: LaunchContext) -> list[LaunchDescriptionEntity]:
-    from pvt_mtl_perception.bags.message_sources import holds_ros2
-
     arguments = context.launch_configurations
-    play = ros2_bag_play if holds_ros2(Path(arguments["bag"])) else own_player
-    player = play(arguments)
+    topics = image_topics(arguments)
+    plays = ros2_plays(arguments["bag"], topics)
+    player = ros2_bag_play(arguments) if plays else own_player(arguments, topics)
 
     actions: list[LaunchDescriptionEntity] = [
         RegisterEventHandler(OnStateTransition(goal_state="active", entities=[player], handle_once=True)),

@@ -11,7 +11,7 @@ import numpy as np
 from rosbags.rosbag1 import Writer as Writer1
 from rosbags.rosbag2 import StoragePlugin
 from rosbags.rosbag2 import Writer as Writer2
-from rosbags.typesys import Stores, get_typestore
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 START = 1_700_000_000 * 10**9 + 123_456_789
 PERIOD = 100_000_000
@@ -99,4 +99,24 @@ def write_bag(
                 )
             for connection in connections:
                 writer.write(connection, stamp(index) + LAG, serialize(message, type_name))
+    return path
+
+
+def write_foxglove_ros2_bag(path: Path, topic: str, png: bytes | np.ndarray, other: str = "") -> Path:
+    """A ROS 2 bag with one foxglove_msgs/CompressedImage, and a sensor_msgs one on another topic."""
+    store = get_typestore(Stores.ROS2_JAZZY)
+    name = "foxglove_msgs/msg/CompressedImage"
+    fields = "builtin_interfaces/Time timestamp\nstring frame_id\nuint8[] data\nstring format"
+    store.register(get_types_from_msg(fields, name))
+    data = np.frombuffer(png, np.uint8)
+    time = store.types["builtin_interfaces/msg/Time"](sec=3, nanosec=5)
+    messages = {topic: store.types[name](timestamp=time, frame_id="front", data=data, format="png")}
+    if other:
+        header = store.types["std_msgs/msg/Header"](stamp=time, frame_id="front")
+        image = store.types["sensor_msgs/msg/CompressedImage"]
+        messages[other] = image(header=header, data=data, format="png")
+    with Writer2(path, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        for each, message in messages.items():
+            connection = writer.add_connection(each, message.__msgtype__, typestore=store)
+            writer.write(connection, 7, store.serialize_cdr(message, message.__msgtype__))
     return path

@@ -55,6 +55,12 @@ def _parser() -> argparse.ArgumentParser:
         help="waits for so many of each topic before it plays; default: %(default)s",
     )
     parser.add_argument(
+        "--delay",
+        type=float,
+        default=0.0,
+        help="seconds from then to the first image; default: %(default)s",
+    )
+    parser.add_argument(
         "--timeout", type=float, default=60.0, help="seconds to wait for them; default: %(default)s"
     )
     parser.add_argument(
@@ -106,6 +112,8 @@ def play(node: Node, args: argparse.Namespace) -> None:
     """
     if args.rate <= 0:
         raise ValueError(f"--rate is {args.rate}; it must be above 0")
+    if args.delay < 0:
+        raise ValueError(f"--delay is {args.delay}; it must be at least 0")
     with ExitStack() as stack:
         reader = stack.enter_context(BagReader(args.bag))
         topics = reader.select(args.topic)
@@ -121,6 +129,7 @@ def play(node: Node, args: argparse.Namespace) -> None:
         print(f"waiting for {args.subscribers} subscribers of {names}", flush=True)
         for publisher in publishers.values():
             _wait_for_subscribers(publisher, args.subscribers, args.timeout)
+        time.sleep(args.delay)
         print(f"playing {sum(topic.count for topic in topics)} images", flush=True)
         images = _serialized(reader, topics, args.loop)
         messages = stack.enter_context(closing(prefetched(images, depth=8)))

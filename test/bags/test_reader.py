@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bag_files import FRAME_ID, LAG, TOPIC, stamp, street, write_bag
+from bag_files import FRAME_ID, LAG, TOPIC, stamp, street, write_bag, write_foxglove_ros2_bag
 from rosbags.rosbag2 import StoragePlugin, Writer
-from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+from rosbags.typesys import Stores, get_typestore
 
 from pvt_mtl_perception.bags.reader import BagReader
 
@@ -97,18 +97,10 @@ def test_a_bag_without_images_lists_what_it_has(tmp_path: Path) -> None:
 
 
 def test_foxglove_images_are_read(tmp_path: Path) -> None:
-    store = get_typestore(Stores.ROS2_JAZZY)
-    name = "foxglove_msgs/msg/CompressedImage"
-    fields = "builtin_interfaces/Time timestamp\nstring frame_id\nuint8[] data\nstring format"
-    store.register(get_types_from_msg(fields, name))
     png = write_bag(tmp_path / "drive", "mcap", [street(5)], compressed="png")
     with BagReader(png) as reader:
         data = next(reader.images(reader.select())).message.data
-    with Writer(tmp_path / "fox", version=9, storage_plugin=StoragePlugin.MCAP) as writer:
-        connection = writer.add_connection("/cam", name, typestore=store)
-        time = store.types["builtin_interfaces/msg/Time"](sec=3, nanosec=5)
-        message = store.types[name](timestamp=time, frame_id="front", data=data, format="png")
-        writer.write(connection, 7, store.serialize_cdr(message, name))
+    write_foxglove_ros2_bag(tmp_path / "fox", "/cam", data)
     with BagReader(tmp_path / "fox") as reader:
         (image,) = reader.images(reader.select())
     assert (image.stamp, image.frame_id) == (3_000_000_005, "front")

@@ -8,6 +8,8 @@ import pytest
 from carla_messages import RGB, topic
 from launch_files import load
 
+from pvt_mtl_perception.ros.camera_topics import camera_topics
+
 launch = pytest.importorskip("launch", reason="launch comes with a ROS 2 installation")
 pytest.importorskip("launch_ros", reason="launch_ros comes with a ROS 2 installation")
 
@@ -42,7 +44,8 @@ def test_vehicle_and_several_cameras_have_their_names_in_the_topics(interface: s
     given, said = configured(
         interface=interface, ego="hero", cameras="rgb_front, rgb_left", namespace="car", use_sim_time="false"
     )
-    pairs = dict(load("perception").remappings(given["image_topic"], given["cameras"]))
+    cameras = camera_topics({"compressed_topic": "", "params_file": "", **given})
+    pairs = dict(pair for camera in cameras for pair in camera.remappings)
     assert pairs["rgb_front/image"] == "/carla/hero/rgb_front/image"
     assert pairs["rgb_left/image"] == "/carla/hero/rgb_left/image"
     assert (given["namespace"], given["use_sim_time"]) == ("car", "false")

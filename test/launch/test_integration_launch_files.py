@@ -6,10 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bag_files import stamp, street, write_bag
-from launch_files import declared, default, has_package, load, skip_where_launch_ros_does_not_find, start
+from bag_files import stamp, street, write_bag, write_foxglove_ros2_bag
+from launch_files import (
+    REPOSITORY,
+    declared,
+    default,
+    has_package,
+    load,
+    skip_where_launch_ros_does_not_find,
+    start,
+)
 from ros_client import START_TIMEOUT, TIMEOUT, RosClient
 from vision_msgs.msg import Detection2DArray
+
+from pvt_mtl_perception.ros.camera_topics import camera_topics
 
 launch = pytest.importorskip("launch", reason="launch comes with a ROS 2 installation")
 pytest.importorskip("launch_ros", reason="launch_ros comes with a ROS 2 installation")
@@ -20,8 +30,8 @@ def test_autoware_has_its_topic_names_and_the_nodes_arguments() -> None:
     assert set(declared("perception")) < set(actions)
     arguments = {name: default(actions[name]) for name in ("cameras", "image_topic", "rois_topic")}
     assert arguments["cameras"] == "camera0,camera1,camera2,camera3,camera4,camera5"
-    perception = load("perception")
-    pairs = dict(perception.remappings(arguments["image_topic"], arguments["cameras"]))
+    cameras = camera_topics({"compressed_topic": "", "params_file": "", **arguments})
+    pairs = dict(pair for camera in cameras for pair in camera.remappings)
     assert pairs["camera5/image"] == "/sensing/camera/camera5/image_raw"
     assert pairs["camera5/image/compressed"] == "/sensing/camera/camera5/image_raw/compressed"
     rois = load("autoware").rois_remappings(arguments["rois_topic"], arguments["cameras"])
@@ -116,9 +126,13 @@ def test_a_preset_sets_cameras_transport_and_remappings(tmp_path: Path) -> None:
 
 def test_bags_that_ros2_cannot_play_are_played_by_our_own(tmp_path: Path) -> None:
     replay = load("replay")
-    arguments = {"bag": "a.bag", "image_topic": "", "image_transport": "", "cameras": "", "use_sim_time": ""}
+    names = ("image_topic", "compressed_topic", "image_transport", "cameras", "use_sim_time")
+    arguments = {"bag": "a.bag", "params_file": str(REPOSITORY / "config" / "perception.yaml")}
+    arguments |= dict.fromkeys(names, "")
+    assert not replay.ros2_plays("a.bag", [])
+    assert replay.image_topics(arguments) == []
     with pytest.raises(ValueError, match=r"a\.bag holds no ROS 2 messages .* give image_topic, or preset"):
-        replay.own_player(arguments)
+        replay.own_player(arguments, [])
     arguments |= {
         "image_topic": "/cam/{camera}/image",
         "cameras": "left, right",
@@ -126,7 +140,21 @@ def test_bags_that_ros2_cannot_play_are_played_by_our_own(tmp_path: Path) -> Non
     }
     assert replay.image_topics(arguments) == ["/cam/left/image/compressed", "/cam/right/image/compressed"]
     with pytest.raises(ValueError, match="no use_sim_time"):
-        replay.own_player({**arguments, "use_sim_time": "true"})
+        replay.own_player({**arguments, "use_sim_time": "true"}, ["/cam/left/image/compressed"])
+
+
+def test_foxglove_images_in_a_ros2_bag_are_played_by_our_own(tmp_path: Path) -> None:
+    ros2_plays = load("replay").ros2_plays
+    bag = write_foxglove_ros2_bag(tmp_path / "drive", "/cam", b"png", other="/camera/image_raw")
+    assert not ros2_plays(str(bag), ["/cam"]), "as ROS 2 messages that the node does not subscribe to"
+    assert ros2_plays(str(bag), ["/camera/image_raw"])
+
+
+def test_a_respawned_node_is_refused_under_nav2s_manager() -> None:
+    context = launch.LaunchContext()
+    context.launch_configurations.update({"use_respawn": "true"})
+    with pytest.raises(ValueError, match=r"use_respawn: without bonds.*perception\.launch\.py"):
+        load("nav2").start_manager(context)
 
 
 def test_replay_launch_plays_a_foxglove_bag_with_a_preset_and_ends(

@@ -9,8 +9,12 @@ from typing import Any
 
 import pytest
 import yaml
+from bag_files import street
+from bag_files import write_bag as write_ros1_bag
 from launch_files import REPOSITORY, ament_prefix_path, declared, load, skip_where_launch_ros_does_not_find
+from launch_files import start as start_launch
 from ros_camera import picture
+from ros_client import START_TIMEOUT
 from rosbags.highlevel import AnyReader
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
@@ -22,7 +26,8 @@ CONFIG = REPOSITORY / "config" / "perception.yaml"
 PROFILE = REPOSITORY / "config" / "fastdds_large_images.xml"
 NAV2_NAMES = {"namespace", "use_sim_time", "params_file", "autostart", "log_level", "use_respawn"}
 OWN_NAMES = {
-    "model_path", "device", "precision", "backend", "cameras", "image_topic", "image_transport"
+    "model_path", "device", "precision", "backend", "cameras", "image_topic", "compressed_topic",
+    "image_transport",
 }  # fmt: skip
 
 
@@ -75,27 +80,12 @@ def test_only_given_arguments_override_the_parameter_file() -> None:
     assert given == {"autostart": False, "use_sim_time": True, "cameras": ["front", "left"]}
 
 
-@pytest.mark.parametrize(
-    ("topic", "cameras", "expected"),
-    [
-        ("", "", {}),
-        ("/camera/image_raw", "", {"image": "/camera/image_raw"}),
-        ("/camera/image_raw/compressed", "", {"image": "/camera/image_raw"}),
-        ("/cam_{camera}/rgb", "front,left", {"front/image": "/cam_front/rgb", "left/image": "/cam_left/rgb"}),
-        ("/cam/rgb", "front", {"front/image": "/cam/rgb"}),
-    ],
-)
-def test_image_topics_are_remapped_raw_and_compressed(
-    topic: str, cameras: str, expected: dict[str, str]
-) -> None:
-    pairs = dict(load("perception").remappings(topic, cameras))
-    both = {**expected, **{f"{own}/compressed": f"{to}/compressed" for own, to in expected.items()}}
-    assert pairs == both
-
-
-def test_several_cameras_cannot_share_a_topic() -> None:
-    with pytest.raises(ValueError, match=r"\{camera\}"):
-        load("perception").remappings("/camera/image", "front,left")
+def test_remappings_follow_the_parameter_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("/**: {ros__parameters: {cameras: [front]}}")
+    node, _ = start(monkeypatch, params_file=str(file), image_topic="/cam/image_raw")
+    pairs = {source[0].text: target[0].text for source, target in node._Node__remappings}
+    assert pairs["front/image"] == "/cam/image_raw"
 
 
 def test_the_profile_for_large_images_is_set_unless_the_user_has_set_one(
@@ -189,3 +179,15 @@ def test_replay_names_a_wrong_path(tmp_path: Path, bag: str, reason: str) -> Non
     context.launch_configurations["record"] = str(tmp_path)
     with pytest.raises(OSError, match=reason):
         load("replay").check(context)
+
+
+def test_a_player_that_fails_fails_the_launch(spawn: Any, checkpoint: Path, tmp_path: Path) -> None:
+    skip_where_launch_ros_does_not_find("perception_node", "bag_player")
+    bag = write_ros1_bag(tmp_path / "drive", "ros1", [street(0)])
+    launched = start_launch(
+        spawn, "replay", bag=bag, image_topic="/no/such/topic", model_path=checkpoint, device="cpu"
+    )
+    assert launched.wait(START_TIMEOUT) == 1, launched.output
+    assert "the bag was not played" in launched.output
+    assert "ended with status 2" in launched.output
+    assert "/no/such/topic" in launched.output

@@ -76,7 +76,7 @@ def test_player_sends_each_image_unchanged_and_on_time(tmp_path: Path, spawn: An
     frames = [street(index) for index in range(6)]
     bag = write_bag(tmp_path / "drive", kind, frames)
     recorder = spawn("-m", RECORDER, tmp_path / "copy", "--topic", f"{TOPIC}:sensor_msgs/msg/Image")
-    player = spawn("-m", PLAYER, bag, "--log", tmp_path / "log.jsonl", "--rate", "0.5")
+    player = spawn("-m", PLAYER, bag, "--log", tmp_path / "log.jsonl", "--rate", "0.5", "--delay", "0.3")
     assert player.wait(60) == 0, player.output
     recorder.wait_for(rf"{TOPIC}=6$")
     assert recorder.stop() == 0

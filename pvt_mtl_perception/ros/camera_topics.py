@@ -1,0 +1,95 @@
+"""Which topics a launch file's arguments name for each camera; needs no rclpy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+COMPRESSED = "/compressed"
+
+
+@dataclass(frozen=True)
+class CameraTopics:
+    """Where one camera's images come from.
+
+    Attributes:
+        camera: its name, empty for a single camera without one.
+        raw: topic of sensor_msgs/Image, or empty where nothing names it.
+        compressed: topic of sensor_msgs/CompressedImage, or empty likewise.
+    """
+
+    camera: str
+    raw: str
+    compressed: str
+
+    @property
+    def remappings(self) -> list[tuple[str, str]]:
+        """From the node's own topics."""
+        own = f"{self.camera}/image" if self.camera else "image"
+        pairs = [(own, self.raw), (f"{own}{COMPRESSED}", self.compressed)]
+        return [(source, topic) for source, topic in pairs if topic]
+
+
+def camera_topics(arguments: Mapping[str, str]) -> list[CameraTopics]:
+    """Each camera's topics.
+
+    Args:
+        arguments: ``image_topic`` of the raw images, also given with the ``/compressed`` of their compressed
+            form; ``compressed_topic`` of compressed images that are not called so; ``cameras`` separated by
+            commas, those of ``params_file`` where it is empty.
+
+    Raises:
+        ValueError: when several cameras would share one topic, or ``{camera}`` has no name to stand for.
+    """
+    raw, compressed = arguments["image_topic"], arguments["compressed_topic"]
+    given = {name: arguments[name] for name in ("image_topic", "compressed_topic") if arguments[name]}
+    names = _camera_names(arguments)
+    for argument, topic in given.items():
+        if "{camera}" in topic and not any(names):
+            raise ValueError(
+                f"{argument} is {topic!r}, which needs the cameras' names; give them, like "
+                "cameras:=front,left"
+            )
+        if "{camera}" not in topic and len(names) > 1:
+            raise ValueError(
+                f"{argument} is {topic!r}; with the cameras {', '.join(names)} it must contain {{camera}}, "
+                "like /sensing/{camera}/image_raw"
+            )
+    if raw:
+        raw = raw.removesuffix(COMPRESSED)
+        compressed = compressed or raw + COMPRESSED
+    return [
+        CameraTopics(name, raw.replace("{camera}", name), compressed.replace("{camera}", name))
+        for name in names
+    ]
+
+
+def _camera_names(arguments: Mapping[str, str]) -> list[str]:
+    if arguments["cameras"].strip():
+        return [name.strip() for name in arguments["cameras"].split(",")]
+    found: list[list[str]] = []
+    for parameters in _parameters(yaml.safe_load(Path(arguments["params_file"]).read_text())):
+        cameras = parameters.get("cameras")
+        if isinstance(cameras, list) and cameras and cameras not in found:
+            found.append(cameras)
+    if len(found) > 1:
+        raise ValueError(
+            f"{arguments['params_file']} names cameras of several nodes ({found}); say which are meant, like "
+            f"cameras:={','.join(map(str, found[0]))}"
+        )
+    return [str(name) for name in found[0]] if found else [""]
+
+
+def _parameters(content: Any) -> Iterator[dict[str, Any]]:
+    """The ``ros__parameters`` of each node in a parameter file."""
+    if not isinstance(content, dict):
+        return
+    for key, value in content.items():
+        if key == "ros__parameters" and isinstance(value, dict):
+            yield value
+        else:
+            yield from _parameters(value)
