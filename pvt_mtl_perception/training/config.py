@@ -34,6 +34,14 @@ FREE_KEYS = {
 """Keys that change neither weights nor data order: they may differ between a run and its continuation."""
 
 
+def _at_least(least: float, config: object, *keys: str, where: str = "") -> None:
+    """Refuses smaller values, naming the key."""
+    for key in keys:
+        value = getattr(config, key)
+        if not value >= least:
+            raise ValueError(f"{where}{key} is {value}; it must be at least {least}")
+
+
 @dataclass(frozen=True)
 class PhaseConfig:
     """A stretch of training at one input size.
@@ -51,6 +59,13 @@ class PhaseConfig:
     height: int
     batch_size: int
     scale: tuple[float, float] = (0.5, 1.5)
+
+    def __post_init__(self) -> None:
+        _at_least(1, self, "steps", "batch_size", where="phases: ")
+        if not 0 < self.scale[0] <= self.scale[1]:
+            raise ValueError(
+                f"phases: scale is {list(self.scale)}; smallest and largest, both above 0, are needed"
+            )
 
 
 @dataclass(frozen=True)
@@ -81,6 +96,13 @@ class OptimizerConfig:
     clip_norm: float | None = 5.0
     ema_decay: float = 0.999
 
+    def __post_init__(self) -> None:
+        _at_least(0, self, "lr", "weight_decay", "warmup_steps", where="optimizer.")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"optimizer.ema_decay is {self.ema_decay}; it is at least 0 and below 1")
+        if self.clip_norm is not None and self.clip_norm <= 0:
+            raise ValueError(f"optimizer.clip_norm is {self.clip_norm}; it is above 0, or null for none")
+
 
 @dataclass(frozen=True)
 class AffinityConfig:
@@ -93,8 +115,7 @@ class AffinityConfig:
     every: int = 50
 
     def __post_init__(self) -> None:
-        if self.every < 1:
-            raise ValueError(f"affinity.every is {self.every}; it must be at least 1")
+        _at_least(1, self, "every", where="affinity.")
 
 
 @dataclass(frozen=True)
@@ -164,6 +185,10 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         if not self.train:
             raise ValueError("train lists no data source")
+        if not self.phases:
+            raise ValueError("phases lists no phase")
+        _at_least(1, self, "accumulate", "checkpoint_every")
+        _at_least(0, self, "keep_every", "validate_every", "image_every", "workers")
         if self.validate_every and not self.validate:
             raise ValueError(
                 f"validate_every is {self.validate_every}, but validate lists no data source; "

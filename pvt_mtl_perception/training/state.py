@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,13 +51,10 @@ def save_state(path: Path, state: TrainingState, config: dict[str, Any]) -> None
     if state.ema is not None:
         tensors |= {f"ema.{k}": v.clone() for k, v in state.ema.state_dict().items()}
     tensors |= {f"balancer.{k}": v.clone() for k, v in state.balancer.state_dict().items()}
-    optimizer = state.optimizer.state_dict()
-    for index, moments in optimizer["state"].items():
-        tensors |= {f"optimizer.{index}.{k}": torch.as_tensor(v).clone() for k, v in moments.items()}
     metadata = {
         "step": str(state.step),
         "config": json.dumps(config),
-        "param_groups": json.dumps(optimizer["param_groups"]),
+        "optimizer": json.dumps(_packed(state.optimizer.state_dict(), "optimizer", tensors)),
         "best": json.dumps(state.best),
     }
     save_tensors_atomically(path, tensors, metadata)
@@ -79,7 +77,7 @@ def load_state(path: Path, state: TrainingState, config: dict[str, Any]) -> None
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (safetensors.SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is not a complete training state ({error})") from None
-    missing = {"step", "config", "param_groups"} - set(metadata)
+    missing = {"step", "config", "optimizer"} - set(metadata)
     if missing:
         raise CheckpointError(f"{path} lacks the metadata key {sorted(missing)[0]!r}: no training state")
     saved = run_identity(json.loads(metadata["config"]))
@@ -97,11 +95,44 @@ def load_state(path: Path, state: TrainingState, config: dict[str, Any]) -> None
     if state.ema is not None:
         state.ema.load_state_dict(part("ema."))
     state.balancer.load_state_dict(part("balancer."))
-    moments: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in part("optimizer.").items():
-        index, key = name.split(".", 1)
-        moments.setdefault(int(index), {})[key] = tensor
-    state.optimizer.load_state_dict({"state": moments, "param_groups": json.loads(metadata["param_groups"])})
+    state.optimizer.load_state_dict(_unpacked(json.loads(metadata["optimizer"]), tensors))
+    # Moments lie in memory as their weights do, in channels-last: sums over them follow that order.
+    for parameter, moments in state.optimizer.state.items():
+        for name, value in moments.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                moments[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
     state.step = int(metadata["step"])
     best = json.loads(metadata.get("best", "null"))
     state.best = None if best is None else (float(best[0]), int(best[1]))
+
+
+def _packed(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    """An optimiser's state as JSON: its tensors go into ``tensors``, numbers keep type and every bit.
+
+    Raises:
+        TypeError: for what neither JSON nor safetensors holds, naming it.
+    """
+    if isinstance(value, Tensor):
+        tensors[name] = value.clone()
+        return {"tensor": name}
+    if isinstance(value, torch.dtype):
+        return {"dtype": str(value).removeprefix("torch.")}
+    if isinstance(value, Mapping):
+        return {"mapping": [[key, _packed(each, f"{name}.{key}", tensors)] for key, each in value.items()]}
+    if isinstance(value, list | tuple):
+        return [_packed(each, f"{name}.{index}", tensors) for index, each in enumerate(value)]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"the optimiser keeps a {type(value).__name__} as {name}, which cannot be saved")
+
+
+def _unpacked(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if isinstance(value, list):
+        return [_unpacked(each, tensors) for each in value]
+    if not isinstance(value, dict):
+        return value
+    if "tensor" in value:
+        return tensors[value["tensor"]]
+    if "dtype" in value:
+        return getattr(torch, value["dtype"])
+    return {key: _unpacked(each, tensors) for key, each in value["mapping"]}

@@ -93,8 +93,6 @@ def _expanded(key: str, value: str) -> str:
 
 
 def _optimizer(network: MultiTaskNetwork, config: OptimizerConfig) -> torch.optim.Optimizer:
-    # Not torch's fused kernels, which would save a twentieth of a step on a CPU: they take moments in the
-    # order of memory, and a resumed run's lie in another one than weights in channels-last.
     return create_optimizer_v2(
         network,
         opt=config.name,
@@ -338,7 +336,7 @@ class Trainer:
 
     def _step(self, batch: Batch) -> dict[str, Any]:
         config, state, processes = self.config, self.state, self.processes
-        _seed_step(config.seed, state.step, processes.rank)
+        _seed_step(config.seed, state.step, processes)
         self.network.train()
         state.optimizer.zero_grad(set_to_none=True)
         values: dict[str, float] = {}
@@ -363,7 +361,7 @@ class Trainer:
             cast(ModelEmaV3, state.ema).update(self.network, step=state.step)
         return {
             "step": state.step,
-            "losses": values,
+            "losses": state.balancer.losses,
             "weights": weights,
             "grad_norm": norm,
             "lr": max(group["lr"] for group in state.optimizer.param_groups),
@@ -418,7 +416,7 @@ class Trainer:
         parts = batch.split(self.config.accumulate)
 
         def losses_of(replaced: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
-            _seed_step(self.config.seed, state.step, processes.rank)
+            _seed_step(self.config.seed, state.step, processes)
             # The statistics of BatchNorm move with every pass.
             buffers = {name: buffer.clone() for name, buffer in self.network.named_buffers()}
 
@@ -516,10 +514,12 @@ class Trainer:
         )
 
 
-def _seed_step(seed: int, step: int, rank: int) -> None:
+def _seed_step(seed: int, step: int, processes: Processes) -> None:
     """Dropout and stochastic depth of a step follow from seed, step and process alone."""
-    value = int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0])
+    value = int(np.random.SeedSequence([seed, step, processes.rank]).generate_state(1, np.uint64)[0])
     # torch.manual_seed also formats a stack trace for the GPU generators, which takes over a millisecond.
     torch.default_generator.manual_seed(value)
-    if torch.cuda.is_available():
-        torch.cuda.manual_seed(value)
+    if processes.device.type == "cuda":
+        # A process alone may train on another GPU than torch's current one.
+        with torch.cuda.device(processes.device):
+            torch.cuda.manual_seed(value)

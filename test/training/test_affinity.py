@@ -218,7 +218,7 @@ def test_a_row_is_what_a_copy_of_the_network_shows_by_hand(tmp_path: Path, monke
     images = images.to(memory_format=torch.channels_last)
 
     def losses() -> dict[str, Tensor]:
-        _seed_step(trainer.config.seed, 1, 0)
+        _seed_step(trainer.config.seed, 1, trainer.processes)
         return task_losses(network(images), batch, network)
 
     names = {id(p): name for name, p in trainer.network.named_parameters()}

@@ -69,7 +69,8 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
     return dict(load_checkpoint(path).state_dict)
 
 
-@pytest.mark.parametrize("name", ["adamw", "muon"])
+# What they keep: tensors; booleans and tensors; a tensor for a group.
+@pytest.mark.parametrize("name", ["adamw", "muon", "lamb"])
 def test_a_resumed_run_ends_with_the_same_weights_bit_for_bit(tmp_path: Path, monkeypatch, name: str) -> None:
     optimizer = OptimizerConfig(name, lr=1e-3, warmup_steps=1, ema_decay=0.5)
     whole = Trainer(small_config(optimizer=optimizer), tmp_path / "whole")
@@ -385,3 +386,20 @@ def test_a_run_begins_with_the_tensors_of_a_checkpoint_that_fit(tmp_path: Path, 
     assert "begins at random" in capsys.readouterr().out
     with pytest.raises(FileNotFoundError, match="nothing"):
         Trainer(small_config(initial_weights=str(tmp_path / "nothing")), tmp_path / "third")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ("--checkpoint_every=0", "checkpoint_every is 0; it must be at least 1"),
+        ("--accumulate=0", "accumulate is 0; it must be at least 1"),
+        ("--keep_every=-1", "keep_every is -1; it must be at least 0"),
+        ("--phases=[]", "phases lists no phase"),
+        ("--optimizer.ema_decay=1.5", "optimizer.ema_decay is 1.5; it is at least 0 and below 1"),
+        ("--optimizer.warmup_steps=-1", "optimizer.warmup_steps is -1; it must be at least 0"),
+        ("--phases=[{steps: 0, width: 64, height: 64, batch_size: 2}]", "phases: steps is 0; it must be at"),
+    ],
+)
+def test_a_number_out_of_range_names_its_key(change: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(reason)):
+        load_config(REPOSITORY / "config" / "training" / "driving_b0.yaml", [change])

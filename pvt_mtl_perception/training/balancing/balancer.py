@@ -30,12 +30,17 @@ class Balancer(ABC):
     Args:
         tasks: in the order that everything is computed in.
         division: of the network's parameters.
+
+    Attributes:
+        steps: how often ``finish`` was called.
+        losses: of the tasks of the last finished step, means over its micro-batches and processes.
     """
 
     def __init__(self, tasks: Iterable[str], division: Division) -> None:
         self.tasks = tuple(tasks)
         self.division = division
         self.steps = 0
+        self.losses: dict[str, float] = {}
         self._given: dict[str, Tensor] = {}
 
     def backward(self, losses: Mapping[str, Tensor], share: float = 1.0) -> None:
@@ -83,10 +88,10 @@ class Balancer(ABC):
         if reduce is not None:
             reduce(account)
         values, shares = account.tolist()
-        losses = {
+        self.losses = {
             task: value for task, value, share in zip(self.tasks, values, shares, strict=True) if share > 0
         }
-        weights = self._complete(losses, reduce)
+        weights = self._complete(self.losses, reduce)
         self.steps += 1
         return weights
 
