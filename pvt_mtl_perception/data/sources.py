@@ -73,7 +73,8 @@ class SourceConfig:
         tasks: keep the labels of these tasks only, so that data with several kinds of labels can stand for
             data with one; None keeps all.
             Samples without a label of the tasks that are learned are left out where the data set knows them.
-        fraction: use this part of the samples, drawn by ``subset_seed``; a larger part contains a smaller.
+        fraction: use this part of the samples that label any of ``tasks``, drawn by ``subset_seed``, the
+            same whatever is learned; a larger part contains a smaller.
         limit: use at most so many samples, drawn likewise.
         subset_seed: of ``fraction`` and ``limit``.
         scale: bounds of the scale factor in training; the phase's where None.
@@ -276,27 +277,45 @@ def open_source(source: SourceConfig, labels: TaskLabels | None = None) -> Label
             raise ValueError(f"data source {source.kind!r} has no labels for {missing[0]}")
         tasks &= set(source.tasks)
     kept = _restrict(data.labels, tasks)
-    if labels is not None:
-        tasks &= set(_tasks_of(labels))
-    view = SourceView(data, _chosen(data, tasks, source), kept, labels, source.kind)
+    learned = tasks if labels is None else tasks & set(_tasks_of(labels))
+    view = SourceView(data, _chosen(data, tasks, learned, source), kept, labels, source.kind)
     return data if view.changes_nothing else view
 
 
-def _chosen(data: LabelledSource, tasks: set[str], source: SourceConfig) -> npt.NDArray[np.int64] | None:
-    """The samples that a source uses: those with a label of the tasks, and of these a part; None for all."""
-    candidates = np.arange(len(data))
-    if isinstance(data, PartlyLabelled):
-        rows = data.labelled()
-        candidates = np.flatnonzero(np.any([rows[task] for task in tasks if task in rows], axis=0))
-        if not len(candidates):
-            raise ValueError(f"data source {source.kind!r} has no sample with a label of the model's tasks")
-    count = max(1, round(len(candidates) * source.fraction))
+def _chosen(
+    data: LabelledSource, tasks: set[str], learned: set[str], source: SourceConfig
+) -> npt.NDArray[np.int64] | None:
+    """The samples that a source uses; None for all.
+
+    Args:
+        data: the data set.
+        tasks: whose labels the source keeps: the part is drawn from the samples with any of these, so that
+            it is the same for every model.
+        learned: those of ``tasks`` that the model has; samples without a label of them are left out.
+        source: says how large a part.
+    """
+    drawn = _labelled(data, tasks)
+    count = max(1, round(len(drawn) * source.fraction))
     if source.limit is not None:
         count = min(count, source.limit)
-    if count < len(candidates):
-        drawn = np.random.default_rng(source.subset_seed).permutation(len(candidates))[:count]
-        candidates = candidates[np.sort(drawn)]
-    return None if len(candidates) == len(data) else candidates
+    if count < len(drawn):
+        order = np.random.default_rng(source.subset_seed).permutation(len(drawn))
+        drawn = drawn[np.sort(order[:count])]
+    chosen = np.intersect1d(drawn, _labelled(data, learned))
+    if not len(chosen):
+        raise ValueError(
+            f"data source {source.kind!r}: none of the {len(drawn)} samples in use has a label of the model's "
+            "tasks"
+        )
+    return None if len(chosen) == len(data) else chosen
+
+
+def _labelled(data: LabelledSource, tasks: set[str]) -> npt.NDArray[np.int64]:
+    """The samples with a label of any of the tasks, rising; all where the data set does not know."""
+    if not isinstance(data, PartlyLabelled):
+        return np.arange(len(data))
+    rows = data.labelled()
+    return np.flatnonzero(np.any([rows[task] for task in tasks if task in rows], axis=0))
 
 
 def _tasks_of(labels: TaskLabels) -> tuple[str, ...]:

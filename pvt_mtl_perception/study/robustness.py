@@ -46,7 +46,7 @@ class Conditions:
     Attributes:
         corruptions: names in ``CORRUPTIONS``.
         strengths: 1 to 5.
-        frames: use so many images of each test set, drawn as by ``SourceConfig.limit``; all where None.
+        frames: use at most so many images of each test set, as ``SourceConfig.limit``; all where None.
     """
 
     corruptions: Sequence[str]

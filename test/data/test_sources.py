@@ -119,6 +119,40 @@ def test_samples_without_a_label_of_the_learned_tasks_are_left_out(tmp_path: Pat
     assert len(open_source(half)) == 1 and open_source(half)[0].mask is not None
 
 
+@pytest.mark.parametrize("part", [{"fraction": 0.5}, {"limit": 10}])
+def test_every_model_gets_the_same_part_of_a_partly_labelled_source(tmp_path: Path, part: dict) -> None:
+    write_bdd100k(tmp_path, SCENES)
+    masked = {f"{number:08x}-0000" for number in range(0, 20, 3)}
+    for path in (tmp_path / "labels/sem_seg/masks/train").iterdir():
+        if path.stem not in masked:
+            path.unlink()
+
+    def stems(labels: TaskLabels | None, **keys: object) -> set[str]:
+        source = open_source(SourceConfig("bdd100k", root=str(tmp_path), **part, **keys), labels)
+        return {Path(source[i].name).stem for i in range(len(source))}
+
+    drawn = stems(DRIVING)
+    assert len(drawn) == 10 and drawn == stems(None) == stems(TaskLabels({}, DRIVING.detection, None))
+    segmentation = TaskLabels({}, None, DRIVING.segmentation)
+    assert stems(segmentation) == drawn & masked and 0 < len(drawn & masked) < len(masked)
+    # A source that stands for masks alone has its part of those that have one.
+    alone = stems(DRIVING, tasks=["segmentation"])
+    assert alone == stems(segmentation, tasks=["segmentation"]) and alone <= masked
+    assert len(alone) == (4 if "fraction" in part else 7)
+
+
+def test_a_part_without_a_label_of_the_models_tasks_is_an_error(tmp_path: Path) -> None:
+    write_bdd100k(tmp_path, SCENES)
+    masks = sorted((tmp_path / "labels/sem_seg/masks/train").iterdir())
+    for path in masks[1:]:
+        path.unlink()
+    seeds = [SourceConfig("bdd100k", root=str(tmp_path), limit=1, subset_seed=seed) for seed in range(3)]
+    drawn = [Path(open_source(config)[0].name).stem for config in seeds]
+    config = next(config for config, stem in zip(seeds, drawn, strict=True) if stem != masks[0].stem)
+    with pytest.raises(ValueError, match="'bdd100k': none of the 1 samples in use has a label of the model's"):
+        open_source(config, TaskLabels({}, None, DRIVING.segmentation))
+
+
 def test_subsets_are_drawn_by_their_seed_and_grow(tmp_path: Path) -> None:
     write_cityscapes(tmp_path, SCENES)
 
