@@ -75,7 +75,7 @@ class SourceConfig:
             Samples without a label of the tasks that are learned are left out where the data set knows them.
         fraction: use this part of the samples that label any of ``tasks``, drawn by ``subset_seed``, the
             same whatever is learned; a larger part contains a smaller.
-        limit: use at most so many samples, drawn likewise.
+        limit: use at most so many samples, drawn likewise; ``fraction`` is then a part of these.
         subset_seed: of ``fraction`` and ``limit``.
         scale: bounds of the scale factor in training; the phase's where None.
         images: folder of images (coco, generic), relative to ``root``.
@@ -295,9 +295,8 @@ def _chosen(
         source: says how large a part.
     """
     drawn = _labelled(data, tasks)
-    count = max(1, round(len(drawn) * source.fraction))
-    if source.limit is not None:
-        count = min(count, source.limit)
+    most = len(drawn) if source.limit is None else min(len(drawn), source.limit)
+    count = max(1, round(most * source.fraction))
     if count < len(drawn):
         order = np.random.default_rng(source.subset_seed).permutation(len(drawn))
         drawn = drawn[np.sort(order[:count])]

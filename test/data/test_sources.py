@@ -163,8 +163,20 @@ def test_subsets_are_drawn_by_their_seed_and_grow(tmp_path: Path) -> None:
     tenth, half = names(fraction=0.1), names(fraction=0.5)
     assert len(tenth) == 2 and len(half) == 10 and set(tenth) < set(half) < set(names())
     assert names(fraction=0.5) == half and names(fraction=0.5, subset_seed=1) != half
-    assert names(fraction=0.5, limit=3) == names(limit=3) and len(names(limit=3)) == 3
-    assert len(names(limit=100)) == 20
+    assert len(names(limit=3)) == 3 and len(names(limit=100)) == 20
+
+
+def test_a_fraction_is_one_of_the_samples_that_the_limit_leaves(tmp_path: Path) -> None:
+    write_cityscapes(tmp_path, SCENES)
+
+    def names(fraction: float, limit: int | None = None) -> set[str]:
+        source = open_source(SourceConfig("cityscapes", root=str(tmp_path), fraction=fraction, limit=limit))
+        return {source[i].name for i in range(len(source))}
+
+    parts = [names(fraction, limit=8) for fraction in (0.25, 0.5, 1.0)]
+    assert [len(part) for part in parts] == [2, 4, 8] and parts[0] < parts[1] < parts[2]
+    # One order is drawn for all: eight of twenty are two fifths.
+    assert parts[2] == names(0.4) and names(0.5, limit=100) == names(0.5)
 
 
 def test_labels_are_brought_to_the_models_ids_through_its_mapping(tmp_path: Path) -> None:
