@@ -155,6 +155,7 @@ def _corruptions(args: argparse.Namespace) -> list[str]:
 
 
 def _evaluate(args: argparse.Namespace, device: str, processes: Processes) -> int:
+    from pvt_mtl_perception.data.sources import named_sources
     from pvt_mtl_perception.evaluation.report import format_cost, format_robustness, format_scores
     from pvt_mtl_perception.evaluation.run import evaluate_source
     from pvt_mtl_perception.inference.predictor import Predictor
@@ -171,13 +172,12 @@ def _evaluate(args: argparse.Namespace, device: str, processes: Processes) -> in
     )
     place = {"rank": processes.rank, "world_size": processes.world_size}
     scored: dict[str, Evaluated] = {}
-    for source in sources:
+    for name, source in named_sources(sources).items():
         one = evaluate_source(predictor, source, taxonomy, args.batch_size, names, args.strengths, **place)
         if processes.leads:
             if one is None:
-                print(f"{source.kind}/{source.split}: no folder {source.root}; not scored")
+                print(f"{name}: no folder {source.root}; not scored")
             else:
-                name = one.name if one.name not in scored else f"{one.name} {len(scored) + 1}"
                 scored[name] = one
                 print(f"{name}: {format_scores(one.scores)}\n")
     if not processes.leads:

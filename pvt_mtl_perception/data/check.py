@@ -17,7 +17,13 @@ from tqdm import tqdm
 from pvt_mtl_perception.data.mixture import SampleSource, prepare_worker
 from pvt_mtl_perception.data.reading import SampleError
 from pvt_mtl_perception.data.sample import Sample
-from pvt_mtl_perception.data.sources import LabelledSource, SourceConfig, SourceView, open_source
+from pvt_mtl_perception.data.sources import (
+    LabelledSource,
+    SourceConfig,
+    SourceView,
+    named_sources,
+    open_source,
+)
 from pvt_mtl_perception.data.synthetic_frames import SyntheticDataset
 from pvt_mtl_perception.labels import LabelSet, TaskLabels
 
@@ -242,11 +248,11 @@ def check_sources(
     names: dict[str, set[str]] = {}
     seen: list[SourceConfig] = []
     for part, configs in sources.items():
-        for config in configs:
+        for name, config in named_sources(configs).items():
             if config in seen:
                 continue
             seen.append(config)
-            title = f"{part}: {config.kind}/{config.split}"
+            title = f"{part}: {name}"
             report: dict[str, Any] = {"name": title, "root": config.root}
             reports.append(report)
             try:

@@ -6,7 +6,8 @@ import dataclasses
 import difflib
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
@@ -250,6 +251,20 @@ _READERS_OF_KEY = {
 }
 
 
+def named_sources(sources: Iterable[SourceConfig]) -> dict[str, SourceConfig]:
+    """Sources by the names that their scores have: ``kind/split``, the second of these ``kind/split 2``, ….
+
+    A source that is optional and absent has a name, too, so that it changes none of the others'.
+    """
+    named: dict[str, SourceConfig] = {}
+    counts: Counter[str] = Counter()
+    for source in sources:
+        name = f"{source.kind}/{source.split}"
+        counts[name] += 1
+        named[name if counts[name] == 1 else f"{name} {counts[name]}"] = source
+    return named
+
+
 def open_source(source: SourceConfig, labels: TaskLabels | None = None) -> LabelledSource | None:
     """The data set of a source; None where it is optional and absent.
 
@@ -303,8 +318,8 @@ def _chosen(
     chosen = np.intersect1d(drawn, _labelled(data, learned))
     if not len(chosen):
         raise ValueError(
-            f"data source {source.kind!r}: none of the {len(drawn)} samples in use has a label of the model's "
-            "tasks"
+            f"data source {source.kind!r}: none of the {len(drawn)} samples in use has a label of the "
+            "model's tasks"
         )
     return None if len(chosen) == len(data) else chosen
 

@@ -20,13 +20,11 @@ class Evaluated:
     """What was measured on one data source.
 
     Attributes:
-        name: ``kind/split``.
         data: the data set, in the model's ids.
         metrics: on the images as they are.
         corrupted: by corruption and strength.
     """
 
-    name: str
     data: SampleSource
     metrics: Metrics
     corrupted: Mapping[tuple[str, int], Metrics]
@@ -101,7 +99,6 @@ def evaluate_source(
         return measure(predictor, images, scored_in, batch_size, rank == 0, rank, world_size)
 
     return Evaluated(
-        f"{source.kind}/{source.split}",
         data,
         measured(data),
         {

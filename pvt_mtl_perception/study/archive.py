@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from pvt_mtl_perception.data.sources import named_sources
 from pvt_mtl_perception.study.affinity import FILE as AFFINITY
 from pvt_mtl_perception.study.cost import FILE as COST
 from pvt_mtl_perception.study.jobs import TUNING, Job, job_folder
@@ -52,5 +53,5 @@ def _files(jobs: Sequence[Job], out: Path) -> Iterator[Path]:
         folder = job_folder(out, job)
         if job.arm is not None and folder.result.is_file():
             yield folder.result
-            yield from (folder.records(f"{source.kind}/{source.split}") for source in job.config.evaluate)
+            yield from (folder.records(name) for name in named_sources(job.config.evaluate))
             yield from (folder.path / name for name in (AFFINITY, ROBUSTNESS))

@@ -47,7 +47,7 @@ class EndpointConfig:
     Attributes:
         name: as the report calls it.
         task: the task it belongs to.
-        source: evaluated source, ``kind/split``.
+        source: evaluated source, ``kind/split``; the second of these is ``kind/split 2``.
         metric: dotted key below the task in the source's scores: ``ap``, ``miou``, ``weather.accuracy``;
             ``*`` is the mean over all keys there: ``*.accuracy``.
         margin: a difference below it counts as none, in the score's unit (0.01 is one point).

@@ -55,7 +55,7 @@ class JobFolder:
         return self.path / "config.yaml"
 
     def records(self, source: str) -> Path:
-        """What the evaluation on a source (``kind/split``) left of each image, for ``load_records``."""
+        """What the evaluation on a source (of ``named_sources``) left of each image, for ``load_records``."""
         return self.path / "records" / f"{source.replace('/', '_')}.npz"
 
     @property

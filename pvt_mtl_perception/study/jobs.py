@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pvt_mtl_perception.data.sources import SourceConfig
+from pvt_mtl_perception.data.sources import SourceConfig, named_sources
 from pvt_mtl_perception.study.config import EndpointConfig, StudyConfig, endpoint_value, registered
 from pvt_mtl_perception.study.folder import STUDY_VARIABLE, JobFolder, write_atomically
 from pvt_mtl_perception.training.config import FREE_KEYS, TrainingConfig, compose_config, config_yaml
@@ -165,7 +165,7 @@ def _check_endpoints(study: StudyConfig, path: Path, configs: Mapping[str, Train
                         f"{path}: comparison {comparison.name!r} is about {task}, "
                         f"which the arm {arm!r} does not learn"
                     )
-                scored = [f"{source.kind}/{source.split}" for source in configs[arm].evaluate]
+                scored = named_sources(configs[arm].evaluate)
                 for endpoint in endpoints:
                     if endpoint.task == task and endpoint.source not in scored:
                         raise ValueError(
@@ -304,7 +304,7 @@ def tuning_record(
     """
     jobs = tuning_jobs(study, path)
     assert study.tuning is not None
-    sources = {source.kind: f"{source.kind}/{source.split}" for source in study.tuning.evaluate}
+    sources = {source.kind: name for name, source in named_sources(study.tuning.evaluate).items()}
     record: dict[str, Any] = {}
     for arm, settings in study.arms.items():
         if arms is not None and arm not in arms:

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from pvt_mtl_perception.data.sources import SourceConfig, open_source
+from pvt_mtl_perception.data.sources import SourceConfig, named_sources, open_source
 from pvt_mtl_perception.evaluation.corruptions import CorruptedSource
 from pvt_mtl_perception.evaluation.evaluator import measure
 from pvt_mtl_perception.evaluation.run import own_taxonomy, with_mappings
@@ -36,7 +36,7 @@ CLEAN = ""
 """In place of a corruption: the images as they are."""
 
 Pass = tuple[str, str, int]
-"""Source (``kind/split``), corruption or ``CLEAN``, strength (0 for ``CLEAN``): one look at all images."""
+"""Source's name, corruption or ``CLEAN``, strength (0 for ``CLEAN``): one look at all images."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +70,11 @@ class Measured:
 class _Scores:
     """One job's scores on disk, complete or not."""
 
-    def __init__(self, folder: JobFolder, sources: Sequence[SourceConfig], conditions: Conditions) -> None:
+    def __init__(
+        self, folder: JobFolder, sources: Mapping[str, SourceConfig], conditions: Conditions
+    ) -> None:
         self.folder = folder
-        self.sources = {f"{source.kind}/{source.split}": source for source in sources}
+        self.sources = dict(sources)
         self.conditions = conditions
         result = folder.read_result()
         self.settings = {"frames": conditions.frames, "of": result.get("finished")}
@@ -169,7 +171,8 @@ def measure_robustness(
         if not folder.result.is_file():
             skipped.append(f"{job.id} is not finished")
             continue
-        sources = [source for source in job.config.evaluate if f"{source.kind}/{source.split}" in read]
+        evaluated = named_sources(job.config.evaluate)
+        sources = {name: source for name, source in evaluated.items() if name in read}
         scores = _Scores(folder, sources, conditions)
         if scores.is_foreign:
             skipped.append(f"{job.id} has scores of `pvt-mtl eval`; remove {folder.path / FILE} for others")

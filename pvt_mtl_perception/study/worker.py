@@ -88,21 +88,22 @@ def _score(
     folder: JobFolder, checkpoint: Path, sources: Sequence[SourceConfig], device: str
 ) -> dict[str, Any]:
     """By source what it scores; the records of its images go into the folder."""
+    from pvt_mtl_perception.data.sources import named_sources
     from pvt_mtl_perception.evaluation.records import save_records
     from pvt_mtl_perception.evaluation.run import evaluate_source
     from pvt_mtl_perception.inference.predictor import Predictor
 
     predictor = Predictor(checkpoint, device=device)
     scores = {}
-    for source in sources:
+    for name, source in named_sources(sources).items():
         evaluated = evaluate_source(predictor, source)
         if evaluated is None:
-            print(f"{source.kind}/{source.split}: no folder {source.root}; not scored")
+            print(f"{name}: no folder {source.root}; not scored")
             continue
-        scores[evaluated.name] = evaluated.scores
-        path = folder.records(evaluated.name)
+        scores[name] = evaluated.scores
+        path = folder.records(name)
         path.parent.mkdir(exist_ok=True)
-        save_records(path, evaluated.metrics.records({"source": evaluated.name}))
+        save_records(path, evaluated.metrics.records({"source": name}))
     return scores
 
 

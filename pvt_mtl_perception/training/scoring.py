@@ -9,7 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from pvt_mtl_perception.data.sources import SourceConfig, open_source
+from pvt_mtl_perception.data.sources import SourceConfig, named_sources, open_source
 from pvt_mtl_perception.evaluation.evaluator import measure
 from pvt_mtl_perception.evaluation.report import main_scores
 from pvt_mtl_perception.evaluation.run import own_taxonomy, with_mappings
@@ -36,16 +36,15 @@ def score_sources(
         rank, world_size: as in ``measure``: the processes share the work, and all get the scores.
 
     Returns:
-        by ``kind/split``, what ``evaluate`` returns.
+        by name (``named_sources``), what ``evaluate`` returns.
 
     Raises:
         CheckpointError, FileNotFoundError: from the checkpoint and the sources.
     """
     predictor = Predictor(checkpoint, device=device)
     scores: dict[str, Any] = {}
-    for source in sources:
+    for name, source in named_sources(sources).items():
         data = open_source(source, with_mappings(predictor.labels))
-        name = f"{source.kind}/{source.split}"
         if data is None:
             if rank == 0:
                 tqdm.write(f"{name}: no folder {source.root}; not scored")

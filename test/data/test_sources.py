@@ -9,7 +9,7 @@ from data_layouts import make_scene, write_ade20k, write_bdd100k, write_cityscap
 
 from pvt_mtl_perception.data.collate import Collator
 from pvt_mtl_perception.data.sample import Sample
-from pvt_mtl_perception.data.sources import SourceConfig, SourceView, open_source
+from pvt_mtl_perception.data.sources import SourceConfig, SourceView, named_sources, open_source
 from pvt_mtl_perception.data.synthetic_frames import SyntheticDataset
 from pvt_mtl_perception.data.transforms import evaluation_transform
 from pvt_mtl_perception.labels import LabelSet, TaskLabels, distinct_colors, load_label_set
@@ -149,8 +149,17 @@ def test_a_part_without_a_label_of_the_models_tasks_is_an_error(tmp_path: Path) 
     seeds = [SourceConfig("bdd100k", root=str(tmp_path), limit=1, subset_seed=seed) for seed in range(3)]
     drawn = [Path(open_source(config)[0].name).stem for config in seeds]
     config = next(config for config, stem in zip(seeds, drawn, strict=True) if stem != masks[0].stem)
-    with pytest.raises(ValueError, match="'bdd100k': none of the 1 samples in use has a label of the model's"):
+    with pytest.raises(ValueError, match="'bdd100k': none of the 1 samples in use has a label of"):
         open_source(config, TaskLabels({}, None, DRIVING.segmentation))
+
+
+def test_sources_of_one_kind_and_split_are_told_apart_by_a_number() -> None:
+    test, train = (SourceConfig("synthetic", split=split) for split in ("test", "train"))
+    absent = SourceConfig("synthetic", split="test", root="nowhere", optional=True)
+    other = SourceConfig("synthetic", split="test", frames=2)
+    named = named_sources([test, train, absent, other])
+    names = ["synthetic/test", "synthetic/train", "synthetic/test 2", "synthetic/test 3"]
+    assert list(named.items()) == list(zip(names, [test, train, absent, other], strict=True))
 
 
 def test_subsets_are_drawn_by_their_seed_and_grow(tmp_path: Path) -> None:

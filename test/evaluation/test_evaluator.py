@@ -220,6 +220,7 @@ def test_eval_verb_scores_the_sources_of_a_training_configuration(
         "  - {kind: synthetic, split: test, frames: 2}\n"
         "  - {kind: camvid, root: $CAMVID_ROOT, split: val, limit: 2}\n"
         "  - {kind: camvid, root: nowhere, split: held_out, optional: true}\n"
+        "  - {kind: synthetic, split: test, frames: 1}\n"
     )
     words = [str(checkpoint), "--data", str(config), "--device", "cpu", "--out", str(tmp_path)]
     assert verb.run(arguments(*words)) == 0
@@ -227,6 +228,7 @@ def test_eval_verb_scores_the_sources_of_a_training_configuration(
     assert {name: scores["images"] for name, scores in sources.items()} == {
         "synthetic/test": 2,
         "camvid/val": 2,
+        "synthetic/test 2": 1,
     }
     # CamVid in its own taxonomy.
     assert set(sources["camvid/val"]["segmentation"]["per_class"]) <= set(load_label_set("camvid").names)

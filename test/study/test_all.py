@@ -16,6 +16,7 @@ import yaml
 from study_files import study_content, write_study
 
 from pvt_mtl_perception.cli import main
+from pvt_mtl_perception.evaluation.records import load_records
 from pvt_mtl_perception.evaluation.run import evaluate_source
 from pvt_mtl_perception.inference.predictor import Predictor
 from pvt_mtl_perception.study.config import load_study
@@ -48,6 +49,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]
     for arm in content["arms"].values():
         arm["trials"] = [{"optimizer": {"lr": 0.001}}]
     content["arms"]["mtl"]["training"] = {"affinity": {"every": 2}}
+    # One kind and split twice: each has its own scores.
+    content["training"]["evaluate"] = [source, source | {"limit": 2}]
+    (endpoint,) = content["preregistration"]["endpoints"]
+    second = {"name": "mIoU of two", "source": "generic/train 2", "primary": False}
+    content["preregistration"]["endpoints"].append(endpoint | second)
     content["tuning"] = {"seed": 9, "evaluate": [source | {"limit": 2}]}
     path, out = write_study(folder, content), folder / "out"
     done = subprocess.run(
@@ -85,6 +91,22 @@ def test_one_command_tunes_runs_measures_and_reports_and_does_nothing_twice(
     before = [file.read_bytes() for file in files]
     assert main(everything(path, out)) == 0
     assert [file.read_bytes() for file in files] == before
+
+
+def test_sources_of_one_kind_and_split_have_their_own_scores_and_records(
+    finished: tuple[Path, Path, str], tmp_path: Path
+) -> None:
+    path, out, _ = finished
+    folder = JobFolder(out / "jobs" / JOB)
+    scores = folder.read_result()["scores"]
+    images = {"generic/train": 4, "generic/train 2": 2}
+    assert {name: found["images"] for name, found in scores.items()} == images
+    assert {name: len(load_records(folder.records(name))) for name in images} == images
+    measured = scores_of(out)
+    for found in (measured["sources"], measured["corruptions"]["noise"]["1"]):
+        assert {name: one["images"] for name, one in found.items()} == images
+    assert main(command("archive", path, out, "--to", str(tmp_path))) == 0
+    assert len(list((tmp_path / "jobs" / JOB / "records").iterdir())) == 2
 
 
 def test_robustness_is_what_an_evaluation_gives_and_stands_in_the_report(

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pvt_mtl_perception.data.sources import named_sources
 from pvt_mtl_perception.evaluation.html import Table
 from pvt_mtl_perception.study.comparisons import Compared
 from pvt_mtl_perception.study.cost import Costs
@@ -258,7 +259,7 @@ def _tuning(results: StudyResults) -> list[str]:
             "Nothing was tuned: every arm has the same settings, which may suit some arms better than others."
         ]
     assert results.study.tuning is not None
-    kinds = sorted({f"{s.kind}/{s.split}" for s in results.study.tuning.evaluate})
+    kinds = sorted(named_sources(results.study.tuning.evaluate))
     lines = [
         f"Every arm has {max(trials)} tuning trials of one seed ({results.study.tuning.seed}, scored on "
         f"{listed(kinds)}, apart from the test set), chosen by {_objective(_tuning_file(results))}. More "
