@@ -336,6 +336,8 @@ def _report(study: StudyConfig, args: argparse.Namespace) -> int:
         print(f"{one.comparison.name} ({one.fraction:.0%} of the data{kind})")
         for claim in one.claims:
             print(f"  {claim.text}")
+        for name, reason in one.refused.items():
+            print(f"  {name}: not compared: {reason}")
         for name, seeds in one.missing.items():
             if seeds:
                 print(f"  {name}: not finished in both arms with the seeds {', '.join(map(str, seeds))}")

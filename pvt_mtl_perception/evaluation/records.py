@@ -10,7 +10,7 @@ import json
 import lzma
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -306,14 +306,7 @@ def load_records(path: Path) -> Records:
         FileNotFoundError: when there is no such file.
         ValueError: when the file is not of this format, naming it.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file)
-        header = json.loads(arrays.pop("header").tobytes())
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile, lzma.LZMAError) as error:
-        raise ValueError(f"{path}: not records of an evaluation: {error}") from None
-    if header["format"] != FORMAT:
-        raise ValueError(f"{path}: records of format {header['format']}; this version reads {FORMAT}")
+    header, arrays = _read(path)
     parts: dict[str, dict[str, Any]] = {
         name: {"classes": tuple(classes)} for name, classes in header["classes"].items()
     }
@@ -330,3 +323,44 @@ def load_records(path: Path) -> Records:
         segmentation=SegmentationRecords(**segmentation) if segmentation else None,
         description=header["description"],
     )
+
+
+def labelled_names(path: Path, task: str, group: str | None = None) -> frozenset[str]:
+    """The images that are labelled for a task, from what ``save_records`` wrote; the rest is not read.
+
+    Args:
+        path: of the records.
+        task: ``classification``, ``detection`` or ``segmentation``.
+        group: of a classification; any of its groups where None.
+
+    Raises:
+        FileNotFoundError, ValueError: as ``load_records``.
+    """
+
+    def tells(key: str) -> bool:
+        if task != "classification":
+            return key == f"{task}/labelled"
+        # Detection has labels, too: those of what was detected.
+        first, *of, last = key.split("/")
+        return first == task and last == "labels" and group in (None, "/".join(of))
+
+    header, arrays = _read(path, tells)
+    # Classes of a group are -1 without a label.
+    labelled = [array if array.dtype == np.bool_ else array >= 0 for array in arrays.values()]
+    return frozenset(name for name, *flags in zip(header["names"], *labelled, strict=True) if any(flags))
+
+
+def _read(
+    path: Path, wanted: Callable[[str], bool] = lambda key: True
+) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
+    """The header, and the arrays whose keys are wanted."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            header = json.loads(file["header"].tobytes())
+            keys = [key for key in file.files if key != "header" and wanted(key)]
+            arrays = {key: file[key] for key in keys}
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile, lzma.LZMAError) as error:
+        raise ValueError(f"{path}: not records of an evaluation: {error}") from None
+    if header["format"] != FORMAT:
+        raise ValueError(f"{path}: records of format {header['format']}; this version reads {FORMAT}")
+    return header, arrays

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from pvt_mtl_perception.evaluation.records import (
     class_boundary_f,
     class_iou,
     confusion_matrix,
+    labelled_names,
     load_records,
     pixel_accuracy,
     save_records,
@@ -149,3 +151,28 @@ def test_other_files_are_named(tmp_path: Path) -> None:
             load_records(path)
     with pytest.raises(ValueError, match="weights have shape"):
         average_precision(detection(0).records(), np.ones(3))
+
+
+def test_labelled_images_are_those_with_a_label_of_the_task_or_group(tmp_path: Path) -> None:
+    path, names = tmp_path / "records.npz", {f"image {i}" for i in range(20)}
+    groups = classification(0, 20).records()
+    groups["few"] = dataclasses.replace(
+        groups["kind"], labels=np.where(np.arange(20) < 2, groups["kind"].labels, -1).astype(np.int32)
+    )
+    save_records(
+        path,
+        Records(
+            names=tuple(sorted(names, key=lambda name: int(name.split()[1]))),
+            classification=groups,
+            detection=detection(0).records(),
+            segmentation=segmentation(0, 20).records(),
+        ),
+    )
+    assert labelled_names(path, "segmentation") == names - {"image 2"}
+    assert labelled_names(path, "detection") == names
+    assert labelled_names(path, "classification") == names - {"image 3"}
+    assert labelled_names(path, "classification", "few") == {"image 0", "image 1"}
+    assert labelled_names(path, "classification", "other") == set()
+    path.write_bytes(b"no records")
+    with pytest.raises(ValueError, match=r"records\.npz: not records"):
+        labelled_names(path, "detection")

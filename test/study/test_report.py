@@ -352,6 +352,34 @@ def test_an_unfinished_study_is_told_and_reported(
     assert "No pre-registration was stored" in markdown
 
 
+def test_arms_that_were_scored_on_different_images_are_not_compared(
+    simulate: Callable[..., Simulated], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arms = {name: arm for name, arm in few_arms().items() if name != "hydranet"}
+    values = simulated_study(arms=arms, fractions=[1.0])
+    del values["preregistration"]["comparisons"][1]
+    path, out, _, jobs = simulate(lambda job: True, **values)
+    samples = labelled_images(load_task_labels(next(j for j in jobs if j.arm == "mtl").config.model), 6)
+    for job in jobs:
+        finish(out, job, samples[1:] if (job.arm, job.seed) == ("stl_seg", 4) else samples, skill_of)
+    assert main(["study", "report", str(path), "--out", str(out), "--to", str(tmp_path)]) == 0
+    reason = (
+        "with the seed 4 they were scored on different images of synthetic/test, 6 and 5 labelled for "
+        "segmentation, of which both have 5"
+    )
+    assert f"  mIoU: not compared: {reason}\n" in capsys.readouterr().out
+    markdown = (tmp_path / "report.md").read_text()
+    assert f"Nothing is said of mtl and stl_seg in mIoU: {reason}." in markdown
+    # Holm's correction is over all of a family.
+    assert "Nothing is said of mtl and stl_det in AP: 3 of 3 seeds are finished in both, and its" in markdown
+    (one,) = stored(tmp_path)["comparisons"]
+    assert one["refused"] == {"mIoU": reason} and one["missing"]["mIoU"] == one["missing"]["AP"] == []
+    assert one["values"]["mIoU"] == {} and len(one["values"]["AP"]) == 3
+    assert one["delta_m"]["gain"] is None and not one["claims"]
+    gains = {tuple(s["by_task"].values()): s["delta_m"]["gain"] for s in stored(tmp_path)["systems"]}
+    assert gains["mtl", "mtl", "mtl"] is None and gains["stl_cla", "stl_det", "stl_seg"]["mean"] == 0
+
+
 def test_a_study_without_any_result_is_reported(simulate: Callable[..., Simulated], tmp_path: Path) -> None:
     path, out, _, _ = simulate(lambda job: True, arms=few_arms())
     out.mkdir()

@@ -151,10 +151,11 @@ def _values(
                     "block_length": images.blocks[endpoint],
                 }
         gain = gains.get((one.comparison.name, one.fraction))
-        comparisons.append(
-            dataclasses.asdict(one)
-            | {"nested_bootstrap": nested, "delta_m": None if gain is None else dataclasses.asdict(gain)}
-        )
+        values = dataclasses.asdict(one)
+        if not one.refused:
+            del values["refused"]
+        values |= {"nested_bootstrap": nested, "delta_m": None if gain is None else dataclasses.asdict(gain)}
+        comparisons.append(values)
     families = task_families(results)
     return {
         "study": results.study.name,

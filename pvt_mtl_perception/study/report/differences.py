@@ -106,12 +106,15 @@ def _unjudged(results: StudyResults, one: Compared) -> list[Item]:
     for endpoint in results.endpoints:
         if endpoint.name not in one.values or endpoint.name in judged:
             continue
+        arms = f"{one.comparison.arm} and {one.comparison.against[endpoint.task]} in {endpoint.name}"
+        if reason := one.refused.get(endpoint.name):
+            items.append(Item(f"Nothing is said of {arms}: {reason}.", "no result"))
+            continue
         done, planned = len(one.values[endpoint.name]), len(results.study.seeds)
         why = "its family of endpoints is not whole" if done > 1 else "a comparison needs two"
         items.append(
             Item(
-                f"Nothing is said of {one.comparison.arm} and {one.comparison.against[endpoint.task]} in "
-                f"{endpoint.name}: {done} of {planned} seeds are finished in both, and {why}.",
+                f"Nothing is said of {arms}: {done} of {planned} seeds are finished in both, and {why}.",
                 "no result",
             )
         )

@@ -157,7 +157,8 @@ class TaskGain:
         tasks: learned together.
         arm: that learns them.
         against: the arm that learns the task alone.
-        comparison: over the seeds that both have; None where they are fewer than two.
+        comparison: over the seeds that both have; None where they are fewer than two, or were scored on
+            different images.
     """
 
     endpoint: EndpointConfig
@@ -178,7 +179,9 @@ def task_gains(results: StudyResults, family: TaskFamily) -> list[TaskGain]:
             against = family.singles[task]
             _, first, second = paired(results.scores(arm, endpoint), results.scores(against, endpoint))
             comparison = (
-                compare_pairs(first, second, results.study.preregistration.alpha) if len(first) > 1 else None
+                compare_pairs(first, second, results.study.preregistration.alpha)
+                if len(first) > 1 and results.comparable((arm, against), endpoint)
+                else None
             )
             gains.append(TaskGain(endpoint, tasks, arm, against, comparison))
     return gains
@@ -248,16 +251,16 @@ def partitioned(family: TaskFamily, tasks: tuple[str, ...]) -> list[System]:
 def system_gain(results: StudyResults, system: System, singles: Mapping[str, str]) -> RelativeGain:
     """Δm of a system over the primary endpoints against an arm for each task.
 
-    A task that the system does with that arm adds 0.
+    A task that the system does with that arm adds 0. There is none where the arms were scored on different
+    images.
     """
     endpoints = _primary_endpoints(results, system.by_task)
     values = []
     for endpoint in endpoints:
-        seeds, first, second = paired(
-            results.scores(system.by_task[endpoint.task], endpoint),
-            results.scores(singles[endpoint.task], endpoint),
-        )
-        values.append(dict(zip(seeds, zip(first.tolist(), second.tolist(), strict=True), strict=True)))
+        arms = system.by_task[endpoint.task], singles[endpoint.task]
+        seeds, first, second = paired(*(results.scores(arm, endpoint) for arm in arms))
+        pairs = dict(zip(seeds, zip(first.tolist(), second.tolist(), strict=True), strict=True))
+        values.append(pairs if results.comparable(arms, endpoint) else {})
     return _relative_gain(results, values, endpoints)
 
 
@@ -308,6 +311,8 @@ def factorial_effects(
     (b0, b1), (n0, n1) = square.backbones, square.necks
     cells = {cell: results.scores(arm, endpoint) for cell, arm in square.arms.items()}
     seeds = [seed for seed in results.study.seeds if all(seed in values for values in cells.values())]
+    if not results.comparable(square.arms.values(), endpoint):
+        seeds = []
     signs = {
         "backbone": {(b0, n0): 0.5, (b0, n1): 0.5, (b1, n0): -0.5, (b1, n1): -0.5},
         "neck": {(b0, n0): 0.5, (b0, n1): -0.5, (b1, n0): 0.5, (b1, n1): -0.5},

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pvt_mtl_perception.data.sources import TASKS
+from pvt_mtl_perception.study.comparisons import different_images
 from pvt_mtl_perception.study.config import EndpointConfig, StudyConfig, endpoint_value
 from pvt_mtl_perception.study.folder import JobFolder
 from pvt_mtl_perception.study.jobs import Job, job_folder
@@ -82,6 +84,14 @@ class StudyResults:
         """The finished runs of an arm in the order of the seeds; at the registered fraction where None."""
         at = self.fraction if fraction is None else fraction
         return [self.runs[arm, at, seed] for seed in self.study.seeds if (arm, at, seed) in self.runs]
+
+    def comparable(self, arms: Iterable[str], endpoint: EndpointConfig) -> bool:
+        """Whether arms were scored on the same labelled images, at the registered fraction.
+
+        Jobs without records are taken to be.
+        """
+        folders = [{run.job.seed: run.folder for run in self.of_arm(arm)} for arm in arms]
+        return not any(different_images(endpoint, *pair) for pair in itertools.pairwise(folders))
 
     def scores(self, arm: str, endpoint: EndpointConfig, fraction: float | None = None) -> dict[int, float]:
         """An endpoint's score by seed, 0..1; empty where the arm does not learn the task."""
