@@ -135,7 +135,7 @@ def _sources(args: argparse.Namespace) -> list[SourceConfig]:
         given["frames"] = args.frames or 500
     elif args.frames is not None:
         raise ValueError(f"--frames is for synthetic; for {args.data} use --limit")
-    split = args.split or ("test" if args.data == "synthetic" else "val")
+    split = args.split or {"synthetic": "test", "generic": "train"}.get(args.data, "val")
     return [SourceConfig(kind=args.data, split=split, **given)]
 
 

@@ -28,6 +28,7 @@ from pvt_mtl_perception.data.sample import Sample
 from pvt_mtl_perception.data.synthetic_frames import SyntheticDataset
 from pvt_mtl_perception.labels import LabelSet, TaskLabels, load_label_set
 
+_SPLIT = "train"
 _FRAMES = 200
 _FRAME_SIZE = (640, 384)
 
@@ -94,7 +95,7 @@ class SourceConfig:
     kind: str
     ratio: float = 1.0
     root: str | None = None
-    split: str = "train"
+    split: str = _SPLIT
     optional: bool = False
     frames: int = _FRAMES
     base_seed: int = 0
@@ -128,7 +129,13 @@ class SourceConfig:
             raise ValueError(f"{self.kind}: limit is at least 1, found {self.limit}")
         if self.kind != "synthetic" and self.root is None:
             raise ValueError(f"data source {self.kind!r} needs the key 'root'")
-        unset = {"frames": _FRAMES, "base_seed": 0, "frame_size": _FRAME_SIZE, "classification_labels": {}}
+        unset = {
+            "split": _SPLIT,
+            "frames": _FRAMES,
+            "base_seed": 0,
+            "frame_size": _FRAME_SIZE,
+            "classification_labels": {},
+        }
         for key, readers in _READERS_OF_KEY.items():
             if self.kind not in readers and getattr(self, key) != unset.get(key):
                 raise ValueError(
@@ -236,6 +243,7 @@ _READERS: Mapping[str, Callable[[SourceConfig, Path], LabelledSource]] = {
 }
 
 _READERS_OF_KEY = {
+    "split": tuple(kind for kind in _READERS if kind != "generic"),
     "frames": ("synthetic",),
     "base_seed": ("synthetic",),
     "frame_size": ("synthetic",),

@@ -37,6 +37,10 @@ def label_set(name: str, *names: str, **mappings: dict[str, str]) -> LabelSet:
         ({"kind": "synthetic", "limit": 0}, "limit is at least 1"),
         ({"kind": "coco"}, "'coco' needs the key 'root'"),
         ({"kind": "coco", "root": "x", "masks": "m"}, "'coco' has no key 'masks', which is for generic"),
+        (
+            {"kind": "generic", "root": "x", "split": "val"},
+            "'generic' has no key 'split', which is for ade20k, bdd100k, camvid",
+        ),
         ({"kind": "coco", "root": "x", "frames": 5}, "'coco' has no key 'frames', which is for synthetic"),
     ],
 )
@@ -227,6 +231,7 @@ def test_a_users_data_is_opened_by_names_and_paths_of_label_sets(tmp_path: Path)
         SourceConfig(
             "generic",
             root=str(tmp_path),
+            split="train",
             annotations="boxes.json",
             masks="masks",
             table="classes.csv",
