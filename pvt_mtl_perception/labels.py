@@ -16,6 +16,7 @@ import yaml
 from pvt_mtl_perception.paths import share_directory
 
 IGNORE_INDEX = 255
+"""The id of pixels without a label in samples, whatever the files of their data set hold there."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class LabelSet:
         name: the set's name, which is also its file's stem.
         names: class names; a class's id is its position.
         colors: RGB, 0..255, one a class.
-        ignore_index: the id of pixels without a label.
+        ignore_index: the id of pixels without a label in mask files; readers turn it into ``IGNORE_INDEX``.
         mappings: for each other set's name, that set's class names to names of this set.
     """
 
@@ -71,9 +72,9 @@ class LabelSet:
         return table
 
     def lookup_from(self, source: LabelSet) -> npt.NDArray[np.uint8]:
-        """The table that turns a mask of ``source`` into a mask of this set: uint8 (256,).
+        """The table that turns a sample's mask of ``source`` into one of this set: uint8 (256,).
 
-        Classes that ``mappings`` does not list become ``ignore_index``.
+        Classes that ``mappings`` does not list, or gives to ``ignore_index``, become ``IGNORE_INDEX``.
 
         Raises:
             KeyError: when this set has no mapping from ``source``.
@@ -85,9 +86,10 @@ class LabelSet:
         else:
             known = ", ".join(sorted(self.mappings)) or "none"
             raise KeyError(f"label set {self.name!r} has no mapping from {source.name!r}; it maps: {known}")
-        table = np.full(256, self.ignore_index, np.uint8)
+        table = np.full(256, IGNORE_INDEX, np.uint8)
         for theirs, ours in names.items():
             table[source.index(theirs)] = self.index(ours)
+        table[table == self.ignore_index] = IGNORE_INDEX
         return table
 
     def to_dict(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from pvt_mtl_perception.data.derived_boxes import DerivedBoxes, derive_boxes
 from pvt_mtl_perception.data.reading import SampleError, map_mask, read_ids, read_image, require_split
 from pvt_mtl_perception.data.sample import Sample
-from pvt_mtl_perception.labels import TaskLabels, load_label_set
+from pvt_mtl_perception.labels import IGNORE_INDEX, TaskLabels, load_label_set
 
 SPLITS = {"train": "train.txt", "val": "val.txt", "fit": "train.txt", "held_out": "train.txt"}
 """List file of each split; ``fit`` and ``held_out`` part the frames of ``train``."""
@@ -119,7 +119,7 @@ class CamVidDataset:
         self._known = np.arange(256) <= _UNLABELLED
         self._to_detection = detection.lookup_from(camvid)
         self.box_classes = tuple(
-            int(i) for i in np.unique(self._to_detection[self._to_detection != detection.ignore_index])
+            int(i) for i in np.unique(self._to_detection[self._to_detection != IGNORE_INDEX])
         )
         self._day, self._dusk = timeofday.index("daytime"), timeofday.index("dawn/dusk")
         # Labelling components costs several times what decoding a frame does, and the boxes are small.

@@ -25,7 +25,7 @@ from pvt_mtl_perception.data.sources import (
     open_source,
 )
 from pvt_mtl_perception.data.synthetic_frames import SyntheticDataset
-from pvt_mtl_perception.labels import LabelSet, TaskLabels
+from pvt_mtl_perception.labels import IGNORE_INDEX, LabelSet, TaskLabels
 
 # COCO's bounds of small and large objects, in pixels of the square root of the area.
 _SMALL, _LARGE = 32.0, 96.0
@@ -159,7 +159,7 @@ class _Statistics:
                 return outside("a box", largest, detection)
         if segmentation and facts.pixels is not None:
             known = np.arange(256) < len(segmentation)
-            known[segmentation.ignore_index] = True
+            known[IGNORE_INDEX] = True
             if len(strangers := np.flatnonzero((facts.pixels > 0) & ~known)):
                 return outside("the mask", int(strangers[0]), segmentation)
         for group, labels in self.labels.classification.items():

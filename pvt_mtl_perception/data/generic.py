@@ -36,8 +36,8 @@ class GenericDataset:
         root: what the other paths are relative to.
         images: folder of images, searched with its subfolders.
         annotations: COCO instances JSON; needs ``detection``, whose names its categories have.
-        masks: folder of masks of class ids, one channel or a palette; 255 is unlabelled. Needs
-            ``segmentation``.
+        masks: folder of masks of class ids, one channel or a palette; 255 and the label set's
+            ``ignore_index`` are unlabelled. Needs ``segmentation``.
         table: CSV file with the column ``image`` and one a group; a cell holds a class name, an empty one
             is unlabelled. Needs ``classification``.
         detection, segmentation, classification: label sets, the last by group.

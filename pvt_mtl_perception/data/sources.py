@@ -26,7 +26,7 @@ from pvt_mtl_perception.data.mixture import SampleSource
 from pvt_mtl_perception.data.reading import map_mask
 from pvt_mtl_perception.data.sample import Sample
 from pvt_mtl_perception.data.synthetic_frames import SyntheticDataset
-from pvt_mtl_perception.labels import LabelSet, TaskLabels, load_label_set
+from pvt_mtl_perception.labels import IGNORE_INDEX, LabelSet, TaskLabels, load_label_set
 
 _SPLIT = "train"
 _FRAMES = 200
@@ -476,18 +476,17 @@ def _table(source: LabelSet | None, target: LabelSet | None, name: str, task: st
             "leave the task out with 'tasks', or add a mapping to the model's label set"
         ) from None
     known = np.zeros(256, np.bool_)
-    known[: len(source)] = known[source.ignore_index] = True
+    known[: len(source)] = known[IGNORE_INDEX] = True
     return table, known
 
 
 def _mapped_boxes(sample: Sample, table: npt.NDArray[np.int64]) -> Mapping[str, Any]:
     assert sample.boxes is not None and sample.box_labels is not None and sample.box_classes is not None
-    unmapped = 255
-    classes = {int(table[c]) for c in sample.box_classes} - {unmapped}
+    classes = {int(table[c]) for c in sample.box_classes} - {IGNORE_INDEX}
     if not classes:
         return _NO_BOXES
     labels = table[sample.box_labels]
-    kept = labels != unmapped
+    kept = labels != IGNORE_INDEX
     return {
         "boxes": sample.boxes[kept],
         "box_labels": labels[kept],

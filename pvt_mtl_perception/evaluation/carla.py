@@ -209,7 +209,7 @@ class CarlaLabels:
         if known.detection is not None:
             self._to_detection = known.detection.lookup_from(tag_labels())
             classes = np.unique(self._to_detection)
-            self._box_classes = tuple(classes[classes != known.detection.ignore_index].tolist())
+            self._box_classes = tuple(classes[classes != IGNORE_INDEX].tolist())
 
     def sample(self, image: Mask | None, semantic: Mask, instances: Instances | None, name: str) -> Sample:
         """One labelled frame.

@@ -23,7 +23,7 @@ from pvt_mtl_perception.evaluation.records import (
     boundary_f_of,
     iou_of,
 )
-from pvt_mtl_perception.labels import LabelSet
+from pvt_mtl_perception.labels import IGNORE_INDEX, LabelSet
 from pvt_mtl_perception.result import Result
 
 MAX_DETECTIONS = 100
@@ -297,10 +297,7 @@ class SegmentationMetric:
     def __init__(self, labels: LabelSet, target: LabelSet | None = None) -> None:
         self._target = target or labels
         self._known = len(labels)
-        self._ignore_index = labels.ignore_index
-        # What is ignored gets one id in all sets.
-        lookup = self._target.lookup_from(labels)
-        self._lookup = np.where(lookup == self._target.ignore_index, 255, lookup).astype(np.uint8)
+        self._lookup = self._target.lookup_from(labels)
         count = len(self._target)
         # The last row and column of the matrix take what is ignored.
         self._column = np.minimum(self._lookup, count).astype(np.uint32)
@@ -340,7 +337,7 @@ class SegmentationMetric:
                 f"{sample.name}: predicted mask is {predicted.shape}, label is {sample.mask.shape}"
             )
         present = np.flatnonzero(np.bincount(sample.mask.ravel(), minlength=256))
-        strange = present[(present >= self._known) & (present != self._ignore_index)]
+        strange = present[(present >= self._known) & (present != IGNORE_INDEX)]
         if len(strange):
             raise ValueError(f"{sample.name}: mask holds class id {strange[0]} of a set of {self._known}")
         classes = len(self._target)

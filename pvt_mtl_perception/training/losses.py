@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import generalized_box_iou_loss
 
+from pvt_mtl_perception.labels import IGNORE_INDEX
 from pvt_mtl_perception.model.anchors import (
     anchor_points,
     distances_to_boxes,
@@ -139,7 +140,6 @@ def _inside_any(points: Tensor, boxes: Sequence[Tensor]) -> Tensor:
 def segmentation_loss(
     logits: Tensor,
     masks: Tensor,
-    ignore_index: int,
     class_weights: Tensor | None = None,
     normaliser: Normaliser = clamped,
 ) -> Tensor:
@@ -147,15 +147,14 @@ def segmentation_loss(
 
     Args:
         logits: (B, classes, h, w) at a fraction of the masks' size.
-        masks: uint8 or int64 (B, H, W).
-        ignore_index: id that counts as unlabelled.
+        masks: uint8 or int64 (B, H, W); ``IGNORE_INDEX`` is unlabelled.
         class_weights: (classes,); the mean is then weighted by each pixel's class.
         normaliser: what sums are divided by, see ``Normaliser``.
     """
     logits = F.interpolate(logits.float(), size=masks.shape[-2:], mode="bilinear", align_corners=False)
     target = masks.long()
-    total = F.cross_entropy(logits, target, class_weights, ignore_index=ignore_index, reduction="sum")
-    labelled = target != ignore_index
+    total = F.cross_entropy(logits, target, class_weights, ignore_index=IGNORE_INDEX, reduction="sum")
+    labelled = target != IGNORE_INDEX
     if class_weights is None:
         return total / normaliser(labelled.sum(), 1.0)
     pixels = torch.bincount(target[labelled], minlength=len(class_weights)).to(class_weights.dtype)

@@ -61,11 +61,10 @@ def task_losses(
         else:
             parts = detection_loss(output.detection, *targets, spec, normaliser)
         losses["detection"] = sum(parts.values(), start=next(iter(parts.values())) * 0)
-    if output.segmentation is not None and network.labels.segmentation is not None:
+    if output.segmentation is not None:
         losses["segmentation"] = segmentation_loss(
             output.segmentation,
             batch.masks,
-            network.labels.segmentation.ignore_index,
             segmentation_class_weights,
             normaliser,
         )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -513,6 +514,17 @@ def test_generic_reads_the_indices_of_a_palette(tmp_path: Path) -> None:
     picture.save(tmp_path / "masks" / "part0" / "0.png")
     assert cv2.imread(str(tmp_path / "masks" / "part0" / "0.png"), cv2.IMREAD_UNCHANGED).ndim == 3
     np.testing.assert_array_equal(generic(tmp_path)[0].mask, mask)
+
+
+def test_generic_masks_are_255_where_they_hold_the_label_sets_ignore_index(tmp_path: Path) -> None:
+    write_generic(tmp_path, SCENES[:1], ("dog",), {"season": "winter"})
+    for ignored, inside in ((2, (1, 255, 3)), (77, (1, 2, 3))):
+        ground = dataclasses.replace(GROUND, ignore_index=ignored)
+        mask = generic(tmp_path, segmentation=ground)[0].mask
+        np.testing.assert_array_equal(mask, SCENES[0].mask(0, inside))
+    write_picture(tmp_path / "masks" / "part0" / "0.png", SCENES[0].mask(0, (77, 255, 3)))
+    mask = generic(tmp_path, segmentation=ground)[0].mask
+    np.testing.assert_array_equal(mask, SCENES[0].mask(0, (255, 255, 3)))
 
 
 def test_generic_errors(tmp_path: Path) -> None:

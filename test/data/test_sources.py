@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import pickle
 from pathlib import Path
 
@@ -204,6 +205,16 @@ def test_labels_are_brought_to_the_models_ids_through_its_mapping(tmp_path: Path
     ground = label_set("ground", "built", "other", ade20k={"building": "built", "flag": "other"})
     source = open_source(SourceConfig("ade20k", root=str(tmp_path)), TaskLabels({}, None, ground))
     np.testing.assert_array_equal(source[0].mask, SCENES[0].mask(255, (255, 0, 1)))
+
+
+def test_what_a_models_label_set_ignores_is_255_in_its_samples(tmp_path: Path) -> None:
+    write_ade20k(tmp_path, SCENES[:1])
+    mapping = {"building": "built", "flag": "void"}
+    ground = label_set("ground", "built", "void", ade20k=mapping)
+    for ignored, flag in ((1, 255), (7, 1)):
+        ground = dataclasses.replace(ground, ignore_index=ignored)
+        source = open_source(SourceConfig("ade20k", root=str(tmp_path)), TaskLabels({}, None, ground))
+        np.testing.assert_array_equal(source[0].mask, SCENES[0].mask(255, (255, 0, flag)))
 
 
 def test_labels_without_a_way_to_the_models_are_an_error(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -148,6 +149,17 @@ def test_a_prediction_that_the_target_ignores_is_a_miss_but_no_false_alarm() -> 
     assert scores["per_class"] == {"x": 0.5, "y": 1.0}
     with pytest.raises(KeyError, match="no mapping from 'letters'"):
         SegmentationMetric(label_set(3), label_set(3, "other"))
+
+
+def test_unlabelled_pixels_are_255_whatever_the_files_of_a_label_set_hold() -> None:
+    labels = dataclasses.replace(label_set(3), ignore_index=7)
+    target = LabelSet("coarse", ("x", "y"), distinct_colors(2), 9, {"letters": {"a": "x", "b": "y"}})
+    for scored_in, expected in ((None, {"a": 0.5, "b": 1.0}), (target, {"x": 0.5, "y": 1.0})):
+        metric = SegmentationMetric(labels, scored_in)
+        metric.update(segmented([[0, 2, 1, 0]]), masked([[0, 0, 1, 255]]))
+        assert metric.compute()["per_class"] == expected
+        with pytest.raises(ValueError, match="mask holds class id 7 of a set of 3"):
+            metric.update(segmented([[0, 0]]), masked([[0, 7]]))
 
 
 def test_masks_that_do_not_fit_are_named() -> None:

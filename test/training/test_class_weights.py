@@ -43,7 +43,7 @@ def test_a_weighted_loss_is_torchs_weighted_mean() -> None:
     masks[0, :3] = 255
     weights = torch.tensor([0.5, 1.0, 4.0])
     expected = F.cross_entropy(logits, masks.long(), weights, ignore_index=255)
-    torch.testing.assert_close(segmentation_loss(logits, masks, 255, weights), expected)
-    nothing = segmentation_loss(logits, torch.full_like(masks, 255), 255, weights)
+    torch.testing.assert_close(segmentation_loss(logits, masks, weights), expected)
+    nothing = segmentation_loss(logits, torch.full_like(masks, 255), weights)
     nothing.backward()
     assert float(nothing.detach()) == 0 and logits.grad is not None and not logits.grad.any()

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torchvision.ops import box_iou, generalized_box_iou
 
+from pvt_mtl_perception.data.collate import Collator
+from pvt_mtl_perception.data.sample import Sample
 from pvt_mtl_perception.model.anchors import anchor_points, distances_to_boxes, expected_distances
 from pvt_mtl_perception.model.heads import DetectionOutput
-from pvt_mtl_perception.model.spec import DetectionSpec
+from pvt_mtl_perception.model.network import MultiTaskNetwork
+from pvt_mtl_perception.model.spec import DetectionSpec, ModelSpec, NeckSpec, SegmentationSpec
 from pvt_mtl_perception.training.assignment import assign, broadcast_iou, pad_boxes
 from pvt_mtl_perception.training.losses import (
     classification_loss,
@@ -20,6 +25,7 @@ from pvt_mtl_perception.training.losses import (
     quality_focal_loss,
     segmentation_loss,
 )
+from pvt_mtl_perception.training.objective import task_losses
 
 SPEC = DetectionSpec()
 SIZES = [(8, 12), (4, 6), (2, 3), (1, 2), (1, 1)]
@@ -148,16 +154,31 @@ def test_segmentation_loss_averages_over_labelled_pixels() -> None:
     masks = torch.randint(0, 5, (2, 8, 12), dtype=torch.uint8)
     masks[0, :, :6] = 255
     masks[1] = 255
-    loss = segmentation_loss(logits, masks, 255)
+    loss = segmentation_loss(logits, masks)
     full = F.interpolate(logits, (8, 12), mode="bilinear", align_corners=False)[0, :, :, 6:]
     expected = F.cross_entropy(full.flatten(1).T, masks[0, :, 6:].flatten().long())
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     (gradient,) = torch.autograd.grad(loss, logits)
     assert gradient[1].abs().sum() == 0
     masks[:] = 255
-    nothing = segmentation_loss(logits, masks, 255)
+    nothing = segmentation_loss(logits, masks)
     assert nothing.item() == 0
     assert torch.autograd.grad(nothing, logits)[0].abs().sum() == 0
+
+
+def test_a_model_whose_label_set_has_its_own_ignore_index_learns_from_samples(tmp_path: Path) -> None:
+    labels = tmp_path / "ground.yaml"
+    labels.write_text("name: ground\nignore_index: 7\nclasses: [a, b, c]\n")
+    segmentation = SegmentationSpec(label_set=str(labels), channels=16)
+    network = MultiTaskNetwork(ModelSpec(neck=NeckSpec(channels=16), segmentation=segmentation))
+    mask = np.full((64, 64), 255, np.uint8)
+    mask[:32] = 1
+    batch = Collator(0, {})([Sample(np.zeros((64, 64, 3), np.uint8), mask=mask, name="half")])
+    output = network(torch.randn(1, 3, 64, 64))
+    full = F.interpolate(output.segmentation, (64, 64), mode="bilinear", align_corners=False)
+    expected = F.cross_entropy(full[:, :, :32], torch.ones(1, 32, 64, dtype=torch.long))
+    losses = task_losses(output, batch, network)
+    assert losses["segmentation"].item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_classification_loss_skips_unlabelled_images_and_groups() -> None:

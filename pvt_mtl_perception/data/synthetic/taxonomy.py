@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pvt_mtl_perception.labels import load_label_set
+from pvt_mtl_perception.labels import IGNORE_INDEX, load_label_set
 
 SEGMENTATION = load_label_set("driving_segmentation")
 DETECTION = load_label_set("driving_detection")
@@ -19,7 +19,7 @@ POLE = SEGMENTATION.index("pole")
 VEGETATION = SEGMENTATION.index("vegetation")
 TERRAIN = SEGMENTATION.index("terrain")
 SKY = SEGMENTATION.index("sky")
-VOID = SEGMENTATION.ignore_index
+VOID = IGNORE_INDEX
 
 # Segmentation class of each kind of instance; the detection set calls a person a pedestrian.
 SEGMENTATION_OF_DETECTION = tuple(
