@@ -15,6 +15,7 @@ import yaml
 from study_results import REPOSITORY, SINGLES, TASKS, finish, labelled_images, simulated_study, skill_of
 
 from pvt_mtl_perception.cli import main
+from pvt_mtl_perception.data.sample import Sample
 from pvt_mtl_perception.evaluation.records import load_records, precision_curves
 from pvt_mtl_perception.model.spec import load_task_labels
 from pvt_mtl_perception.study.comparisons import compare_arms
@@ -453,30 +454,73 @@ def test_video_is_cut_where_its_frames_do_not_follow_each_other() -> None:
         clips_of(["frame 1"])
 
 
-def test_folds_of_a_video_are_drawn_in_blocks_and_each_on_its_own(tmp_path: Path) -> None:
+Folded = tuple[dict[str, Any], Path, list[Job], list[list[Sample]]]
+
+
+def folded_study(folder: Path, *endpoints: str) -> Folded:
+    """A finished study whose seeds go through two folds: content, file, jobs, and the frames of each fold."""
     values = simulated_study(fractions=[1.0], seeds=[0, 1, 2])
     values["arms"] = {name: values["arms"][name] for name in ("stl_seg", "mtl")}
     values["by_seed"] = [
-        {"evaluate": [{"kind": "camvid", "root": str(tmp_path), "split": "held_out", "fold": fold}]}
+        {"evaluate": [{"kind": "camvid", "root": str(folder), "split": "held_out", "fold": fold}]}
         for fold in (0, 1)
     ]
     del values["training"]["evaluate"]
     values["training"]["extends"] = [str(REPOSITORY / "config" / "training" / "camvid_mtl.yaml")]
-    endpoint = values["preregistration"]["endpoints"][2] | {"source": "camvid/held_out"}
-    values["preregistration"]["endpoints"] = [endpoint]
+    values["preregistration"]["endpoints"] = [
+        endpoint | {"source": "camvid/held_out"}
+        for endpoint in values["preregistration"]["endpoints"]
+        if endpoint["name"] in endpoints
+    ]
     values["preregistration"]["comparisons"] = [
         {"name": "one or not", "arm": "mtl", "against": {"segmentation": "stl_seg"}}
     ]
-    path, out = tmp_path / "study.yaml", tmp_path / "out"
+    path = folder / "study.yaml"
     path.write_text(yaml.safe_dump(values, sort_keys=False))
-    study = load_study(path)
-    jobs = study_jobs(study, path)
+    jobs = study_jobs(load_study(path), path)
     sets = load_task_labels(next(job for job in jobs if job.arm == "mtl").config.model)
-    for job in jobs:
-        fold = job.seed % 2
+    samples = []
+    for fold in (0, 1):
         names = [f"seq{clip}_f{30 * n:05d}" for clip in range(2) for n in range(30 * fold, 30 * fold + 12)]
-        samples = labelled_images(sets, 24, fold, names)
-        finish(out, job, samples, lambda job, task: 0.7 if job.arm == "mtl" else 0.5)
+        samples.append(labelled_images(sets, 24, fold, names))
+    for job in jobs:
+        finish(folder / "out", job, samples[job.seed % 2], lambda job, task: 0.7 if job.arm == "mtl" else 0.5)
+    return values, path, jobs, samples
+
+
+def test_images_and_boxes_are_counted_over_all_folds(tmp_path: Path) -> None:
+    _, path, jobs, samples = folded_study(tmp_path, "top-1", "AP", "mIoU")
+    results = read_results(load_study(path), jobs, tmp_path / "out")
+    frames = [sample for fold in samples for sample in fold]
+    config = next(job for job in jobs if job.arm == "mtl").config.model
+    sets = load_task_labels(config)
+    found = {(c.group, c.label): c.images for c in conditions(results, fewest=0)}
+    groups = [
+        (group, label, n) for group, s in sets.classification.items() for n, label in enumerate(s.names)
+    ]
+    counted = {(group, label): sum(s.classes[group] == n for s in frames) for group, label, n in groups}
+    assert found == {key: number for key, number in counted.items() if number}
+    # What has too few images in each fold may have enough in both.
+    most = max(sum(s.classes[group] == n for s in fold) for fold in samples for group, _, n in groups)
+    assert (
+        {key for key, number in counted.items() if number > most}
+        == {(c.group, c.label) for c in conditions(results, fewest=most + 1)}
+        != set()
+    )
+    assert main(["study", "report", str(path), "--out", str(tmp_path / "out"), "--replicates", "20"]) == 0
+    markdown = (tmp_path / "out" / "report.md").read_text()
+    for number, name in enumerate(sets.detection.names[:4]):
+        boxes = sum((sample.box_labels == number).sum() for sample in frames)
+        assert f"| {name} | {boxes} | " in markdown
+    for group, label, number in groups:
+        if number := counted[group, label]:
+            assert f"| {group}: {label} | {number} | " in markdown or number < 10
+            assert re.search(rf"^\| {label} \| {number} \| ", markdown, re.MULTILINE)
+
+
+def test_folds_of_a_video_are_drawn_in_blocks_and_each_on_its_own(tmp_path: Path) -> None:
+    values, path, jobs, _ = folded_study(tmp_path, "mIoU")
+    study, out = load_study(path), tmp_path / "out"
     results = read_results(study, jobs, out)
     found = image_intervals(results, compare_arms(study, jobs, out), 50)
     # Both folds together have 48 images; seeds 0 and 2 share the first one's.

@@ -188,7 +188,7 @@ class Condition:
 
     Attributes:
         group, label: such as ``weather`` and ``rainy``.
-        images: how many.
+        images: how many, over the test sets of all seeds.
         scores: by endpoint and arm the score of each seed, 0..1; without those that are not defined.
     """
 
@@ -206,7 +206,7 @@ def conditions(results: StudyResults, fewest: int = 10) -> list[Condition]:
 
     Args:
         results: of the study.
-        fewest: labels with fewer images are left out.
+        fewest: labels with fewer images, over the test sets of all seeds, are left out.
     """
     found: dict[tuple[str, str], Condition] = {}
     for endpoint in results.endpoints:
@@ -214,18 +214,20 @@ def conditions(results: StudyResults, fewest: int = 10) -> list[Condition]:
             continue
         score = pooled_score(endpoint.task, endpoint.metric)
         masks = _label_masks(results, endpoint.source)
+        images: dict[tuple[str, str], set[str]] = {}
+        for names, by_label in masks.items():
+            for label, mask in by_label.items():
+                images.setdefault(label, set()).update(itertools.compress(names, mask))
         for arm in results.study.arms:
             for run in results.of_arm(arm) if endpoint.task in results.arm_tasks(arm) else []:
                 path = run.folder.records(endpoint.source)
                 records = _records(path) if path.is_file() else None
-                for (group, label), mask in masks.get(records.names, {}).items() if records else ():
-                    if mask.sum() < fewest:
+                for label, mask in masks.get(records.names, {}).items() if records else ():
+                    if len(images[label]) < fewest:
                         continue
                     value = float(score(records, mask[None].astype(np.int64))[0])  # type: ignore[arg-type]
                     if np.isfinite(value):
-                        condition = found.setdefault(
-                            (group, label), Condition(group, label, int(mask.sum()), {})
-                        )
+                        condition = found.setdefault(label, Condition(*label, len(images[label]), {}))
                         by_arm = condition.scores.setdefault(endpoint.name, {})
                         by_arm.setdefault(arm, {})[run.job.seed] = value
     _records.cache_clear()

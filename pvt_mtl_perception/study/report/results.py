@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pvt_mtl_perception.data.sources import TASKS
+from pvt_mtl_perception.data.sources import TASKS, named_sources
 from pvt_mtl_perception.study.comparisons import different_images
 from pvt_mtl_perception.study.config import EndpointConfig, StudyConfig, endpoint_value
 from pvt_mtl_perception.study.folder import JobFolder
@@ -84,6 +84,29 @@ class StudyResults:
         """The finished runs of an arm in the order of the seeds; at the registered fraction where None."""
         at = self.fraction if fraction is None else fraction
         return [self.runs[arm, at, seed] for seed in self.study.seeds if (arm, at, seed) in self.runs]
+
+    def counts(self, source: str, count: Callable[[Mapping[str, Any]], Mapping[str, int]]) -> dict[str, int]:
+        """How many of each thing an evaluated source holds, over the test sets of all seeds.
+
+        Of arms that were scored on different numbers, or with fewer seeds, the largest counts.
+
+        Args:
+            source: its name.
+            count: from the scores of one run on it, by the thing's name.
+        """
+        by_arm: dict[str, dict[str, dict[str, int]]] = {}
+        for (arm, _, _), run in self.runs.items():
+            # Seeds of one fold share a test set, and those of different folds have none in common.
+            fold = repr(named_sources(run.job.config.evaluate).get(source))
+            found = by_arm.setdefault(arm, {}).setdefault(fold, {})
+            for name, number in count(run.result["scores"].get(source, {})).items():
+                found[name] = max(number, found.get(name, 0))
+        totals: dict[str, int] = {}
+        for folds in by_arm.values():
+            for name in {name for found in folds.values() for name in found}:
+                total = sum(found.get(name, 0) for found in folds.values())
+                totals[name] = max(total, totals.get(name, 0))
+        return totals
 
     def comparable(self, arms: Iterable[str], endpoint: EndpointConfig) -> bool:
         """Whether arms were scored on the same labelled images, at the registered fraction.

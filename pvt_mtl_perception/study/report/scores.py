@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -146,12 +147,7 @@ def classes_section(results: StudyResults) -> Section | None:
         if task == "detection":
             overall = _details(results, source, task, "")
             sizes = {DETECTION_SCORES[key]: overall[key] for key in DETECTION_SCORES if key in overall}
-            boxes: dict[str, int] = {}
-            for run in results.runs.values():
-                for name, value in (
-                    (run.result["scores"].get(source, {}).get(task) or {}).get("per_class", {}).items()
-                ):
-                    boxes[name] = max(boxes.get(name, 0), value["boxes"])
+            boxes = results.counts(source, _boxes)
             note = "APs, APm, APl: boxes below 32², to 96² and above, in source pixels; percent, mean ± sd."
             if tables := _table(results, sizes, "all classes", {}):
                 parts.append(Part(f"Detection by size, {source}", [note], tables=tables))
@@ -166,9 +162,19 @@ def classes_section(results: StudyResults) -> Section | None:
     return Section("Sizes and classes", parts) if parts else None
 
 
+def _boxes(scores: Mapping[str, Any]) -> dict[str, int]:
+    by_class = (scores.get("detection") or {}).get("per_class", {})
+    return {name: value["boxes"] for name, value in by_class.items()}
+
+
+def _labels(scores: Mapping[str, Any], group: str) -> dict[str, int]:
+    values = (scores.get("classification") or {}).get(group, {})
+    labelled = [sum(row) for row in values.get("confusion", []) if any(row)]
+    return dict(zip(values.get("per_class", {}), labelled, strict=False))
+
+
 def _classification(results: StudyResults, source: str) -> list[Part]:
     groups: dict[str, dict[str, dict[str, dict[int, float]]]] = {}
-    counts: dict[str, dict[str, int]] = {}
     for arm in results.study.arms:
         for run in results.of_arm(arm):
             by_group = run.result["scores"].get(source, {}).get("classification") or {}
@@ -178,16 +184,14 @@ def _classification(results: StudyResults, source: str) -> list[Part]:
                     if key in values:
                         name = key.replace("_", " ")
                         rows.setdefault(name, {}).setdefault(arm, {})[run.job.seed] = values[key]
-                labelled = [sum(row) for row in values.get("confusion", []) if any(row)]
-                for number, (name, recall) in enumerate(values.get("per_class", {}).items()):
+                for name, recall in values.get("per_class", {}).items():
                     rows.setdefault(name, {}).setdefault(arm, {})[run.job.seed] = recall
-                    if number < len(labelled):
-                        counts.setdefault(group, {})[name] = labelled[number]
-    return [
-        Part(f"Recall of each class of {group}, {source}", tables=tables)
-        for group, rows in groups.items()
-        if (tables := _table(results, rows, group, counts.get(group, {})))
-    ]
+    parts = []
+    for group, rows in groups.items():
+        counts = results.counts(source, functools.partial(_labels, group=group))
+        if tables := _table(results, rows, group, counts):
+            parts.append(Part(f"Recall of each class of {group}, {source}", tables=tables))
+    return parts
 
 
 def conditions_section(results: StudyResults, found: Sequence[Condition]) -> Section | None:
