@@ -507,8 +507,15 @@ def test_images_and_boxes_are_counted_over_all_folds(tmp_path: Path) -> None:
         == {(c.group, c.label) for c in conditions(results, fewest=most + 1)}
         != set()
     )
+    for job in jobs:
+        folder = job_folder(tmp_path / "out", job)
+        sources = folder.read_result()["scores"]
+        (folder.path / "robustness").mkdir()
+        measured = {"sources": sources, "corruptions": {"fog": {"1": sources}}}
+        (folder.path / "robustness" / "scores.json").write_text(json.dumps(measured))
     assert main(["study", "report", str(path), "--out", str(tmp_path / "out"), "--replicates", "20"]) == 0
     markdown = (tmp_path / "out" / "report.md").read_text()
+    assert "over those seeds that were measured. Exploration. Images: 48.\n" in markdown
     for number, name in enumerate(sets.detection.names[:4]):
         boxes = sum((sample.box_labels == number).sum() for sample in frames)
         assert f"| {name} | {boxes} | " in markdown

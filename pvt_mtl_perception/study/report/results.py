@@ -36,6 +36,11 @@ class Run:
     result: Mapping[str, Any]
 
 
+def fold_of(run: Run, source: str) -> str:
+    """What tells the images of an evaluated source from those of another fold: its configuration."""
+    return repr(named_sources(run.job.config.evaluate).get(source))
+
+
 @dataclass(frozen=True, eq=False)
 class StudyResults:
     """A study with the jobs that are finished.
@@ -96,9 +101,7 @@ class StudyResults:
         """
         by_arm: dict[str, dict[str, dict[str, int]]] = {}
         for (arm, _, _), run in self.runs.items():
-            # Seeds of one fold share a test set, and those of different folds have none in common.
-            fold = repr(named_sources(run.job.config.evaluate).get(source))
-            found = by_arm.setdefault(arm, {}).setdefault(fold, {})
+            found = by_arm.setdefault(arm, {}).setdefault(fold_of(run, source), {})
             for name, number in count(run.result["scores"].get(source, {})).items():
                 found[name] = max(number, found.get(name, 0))
         totals: dict[str, int] = {}

@@ -15,7 +15,7 @@ from pvt_mtl_perception.study.config import EndpointConfig, endpoint_value
 from pvt_mtl_perception.study.report.document import Figure, Part, Section
 from pvt_mtl_perception.study.report.images import Condition
 from pvt_mtl_perception.study.report.plots import TASK_COLORS, plot_fractions, plot_seeds
-from pvt_mtl_perception.study.report.results import StudyResults
+from pvt_mtl_perception.study.report.results import StudyResults, fold_of
 from pvt_mtl_perception.study.report.words import NONE, listed, mean_and_spread, points
 from pvt_mtl_perception.study.robustness import FILE as ROBUSTNESS_FILE
 
@@ -263,6 +263,19 @@ def read_robustness(results: StudyResults) -> Robustness:
     return found
 
 
+def _robustness_images(results: StudyResults) -> set[int]:
+    """How many images each arm was measured on, over the test sets of its seeds."""
+    sizes: dict[tuple[str, str], dict[str, set[int]]] = {}
+    for (arm, seed), content in _robustness_files(results).items():
+        run = results.runs[arm, results.fraction, seed]
+        for source, scores in content["sources"].items():
+            if "images" in scores:
+                folds = sizes.setdefault((arm, source), {})
+                folds.setdefault(fold_of(run, source), set()).add(scores["images"])
+    # Seeds that were measured on different parts of one fold differ in both sums.
+    return {sum(map(of, folds.values())) for folds in sizes.values() for of in (min, max)}
+
+
 def robustness_section(results: StudyResults, found: Robustness) -> Section | None:
     """Scores under corruptions, mean over their strengths."""
     parts = []
@@ -275,13 +288,7 @@ def robustness_section(results: StudyResults, found: Robustness) -> Section | No
         "Scores of the same models on the corrupted test images, mean over the strengths; percent, mean ± "
         "sd over those seeds that were measured. Exploration."
     )
-    counts = {
-        scores["images"]
-        for content in _robustness_files(results).values()
-        for scores in content["sources"].values()
-        if "images" in scores
-    }
-    if counts:
+    if counts := _robustness_images(results):
         note += f" Images: {listed([str(count) for count in sorted(counts)])}."
     if len(counts) > 1:
         note += " Rows of different numbers of images are not comparable."
