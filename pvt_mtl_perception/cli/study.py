@@ -511,20 +511,24 @@ def _choose(study: StudyConfig, args: argparse.Namespace) -> None:
 
     from pvt_mtl_perception.study.folder import write_atomically
     from pvt_mtl_perception.study.jobs import TUNING, tuning_record, tuning_so_far, unfinished_trials
+    from pvt_mtl_perception.study.registration import locked
 
-    missing, record = unfinished_trials(study, args.out), {}
-    complete = [arm for arm in study.arms if arm not in missing]
     path = args.out / TUNING
+    # Another runner may finish an arm's last trial meanwhile, and its arm would be lost.
+    with locked(args.out):
+        missing, record = unfinished_trials(study, args.out), {}
+        complete = [arm for arm in study.arms if arm not in missing]
+        if complete:
+            before = tuning_so_far(study, args.out)
+            # Its trials may have been removed since, to save space.
+            kept = {arm: found for arm, found in before.record.items() if arm not in before.problems}
+            record = kept | tuning_record(study, args.study, args.out, complete)
+            ordered = {arm: record[arm] for arm in study.arms if arm in record}
+            write_atomically(path, json.dumps(ordered, indent=1) + "\n")
+    for arm in complete:
+        trials = record[arm]
+        print(f"{arm}: trial {trials['chosen']} of {len(trials['trials'])}: {trials['settings']}")
     if complete:
-        before = tuning_so_far(study, args.out)
-        # Its trials may have been removed since, to save space.
-        kept = {arm: found for arm, found in before.record.items() if arm not in before.problems}
-        record = kept | tuning_record(study, args.study, args.out, complete)
-        ordered = {arm: record[arm] for arm in study.arms if arm in record}
-        write_atomically(path, json.dumps(ordered, indent=1) + "\n")
-        for arm in complete:
-            trials = record[arm]
-            print(f"{arm}: trial {trials['chosen']} of {len(trials['trials'])}: {trials['settings']}")
         print(path)
     if lacking := [arm for arm in missing if arm not in record]:
         ids = [job_id for arm in lacking for job_id in missing[arm]]

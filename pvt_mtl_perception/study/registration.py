@@ -5,14 +5,33 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from pvt_mtl_perception.study.config import changed_keys, fingerprint
 
 FILE = "preregistration.jsonl"
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[TextIO]:
+    """Holds a study's folder against other runners: what is read and written within is one step.
+
+    Args:
+        out: the folder, which exists.
+
+    Yields:
+        the file of registrations, opened to append.
+
+    Raises:
+        OSError: from the file system.
+    """
+    with (out / FILE).open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield file
 
 
 def registrations(out: Path) -> list[dict[str, Any]]:
@@ -50,9 +69,8 @@ def register(
         OSError: from the file system.
     """
     out.mkdir(parents=True, exist_ok=True)
-    with (out / FILE).open("a") as file:
-        # Several runners may start at once.
-        fcntl.flock(file, fcntl.LOCK_EX)
+    # Several runners may start at once.
+    with locked(out) as file:
         versions = registrations(out)
         sha256 = fingerprint(content)
         if not versions or versions[-1]["sha256"] != sha256:

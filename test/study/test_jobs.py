@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
 import dataclasses
 import json
@@ -9,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from collections import Counter
 from pathlib import Path
 
@@ -16,6 +18,7 @@ import pytest
 from study_files import study_content, write_study
 
 from pvt_mtl_perception.cli import main
+from pvt_mtl_perception.cli.study import _choose
 from pvt_mtl_perception.evaluation.cost import count_flops
 from pvt_mtl_perception.model.checkpoint import Checkpoint, Preprocessing
 from pvt_mtl_perception.model.spec import load_task_labels
@@ -353,6 +356,32 @@ def test_tuning_chooses_for_each_arm_when_its_last_trial_is_there(
     path.write_text(path.read_text().replace("lr: 0.003", "lr: 0.004"))
     (line,) = changes(out, registration(load_study(path), path))
     assert line.endswith("differs from the pre-registration: trials.mtl, trials.stl_seg")
+
+
+def test_two_runners_that_finish_their_arms_at_once_lose_neither(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, out = tuned_study(tmp_path), tmp_path / "out"
+    study = load_study(path)
+    own, others = tuning_jobs(study, path)[:2], tuning_jobs(study, path)[2:]
+    for job in own:
+        finish_trial(out, job, 0.4)
+    args = argparse.Namespace(study=path, out=out)
+    second = threading.Thread(target=_choose, args=(study, args))
+
+    def slowly(*arguments: object) -> dict:
+        """The other runner's last trial is done while this one chooses."""
+        monkeypatch.undo()
+        for job in others:
+            finish_trial(out, job, 0.5)
+        second.start()
+        second.join(2)
+        return tuning_record(*arguments)
+
+    monkeypatch.setattr("pvt_mtl_perception.study.jobs.tuning_record", slowly)
+    _choose(study, args)
+    second.join()
+    assert list(read_tuning(study, out)) == ["stl_seg", "mtl"]
 
 
 def test_a_study_can_be_looked_at_before_its_trials_are_done(
