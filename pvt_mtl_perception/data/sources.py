@@ -7,7 +7,7 @@ import difflib
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
@@ -317,13 +317,13 @@ def _chosen(
         learned: those of ``tasks`` that the model has; samples without a label of them are left out.
         source: says how large a part.
     """
-    drawn = _labelled(data, tasks)
+    drawn = labelled_samples(data, tasks)
     most = len(drawn) if source.limit is None else min(len(drawn), source.limit)
     count = max(1, round(most * source.fraction))
     if count < len(drawn):
         order = np.random.default_rng(source.subset_seed).permutation(len(drawn))
         drawn = drawn[np.sort(order[:count])]
-    chosen = np.intersect1d(drawn, _labelled(data, learned))
+    chosen = np.intersect1d(drawn, labelled_samples(data, learned))
     if not len(chosen):
         raise ValueError(
             f"data source {source.kind!r}: none of the {len(drawn)} samples in use has a label of the "
@@ -332,8 +332,11 @@ def _chosen(
     return None if len(chosen) == len(data) else chosen
 
 
-def _labelled(data: LabelledSource, tasks: set[str]) -> npt.NDArray[np.int64]:
+def labelled_samples(data: SampleSource, tasks: Collection[str]) -> npt.NDArray[np.int64]:
     """The samples with a label of any of the tasks, rising; all where the data set does not know."""
+    if isinstance(data, SourceView):
+        labelled = labelled_samples(data.data, tasks)
+        return labelled if data.indices is None else np.flatnonzero(np.isin(data.indices, labelled))
     if not isinstance(data, PartlyLabelled):
         return np.arange(len(data))
     rows = data.labelled()

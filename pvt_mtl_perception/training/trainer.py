@@ -209,6 +209,7 @@ class Trainer:
             [data for _, data in self.sources],
             [source.ratio for source, _ in self.sources],
             len(segmentation),
+            on_bad_sample=self.config.on_bad_sample,
         )
         return inverse_log_weights(frequencies).to(self.device)
 

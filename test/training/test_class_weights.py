@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from data_layouts import make_scene, write_bdd100k, write_cityscapes
 
+from pvt_mtl_perception.data.reading import SampleError
 from pvt_mtl_perception.data.sample import Sample
+from pvt_mtl_perception.data.sources import SourceConfig, SourceView, open_source
 from pvt_mtl_perception.training.class_weights import class_frequencies, inverse_log_weights
 from pvt_mtl_perception.training.losses import segmentation_loss
 
@@ -27,6 +31,33 @@ def test_frequencies_count_labelled_pixels_and_follow_the_ratios() -> None:
     torch.testing.assert_close(found, torch.tensor([0.75 * 4 / 6, 0.75 * 2 / 6, 0.25, 0.0]))
     with pytest.raises(ValueError, match="masks"):
         class_frequencies([without], [1], 4)
+
+
+def test_the_masks_of_a_sparsely_labelled_source_are_found(tmp_path: Path) -> None:
+    scenes = [make_scene(i) for i in range(12)]
+    write_bdd100k(tmp_path, scenes)
+    for number, path in enumerate(sorted((tmp_path / "labels/sem_seg/masks/train").iterdir())):
+        if number not in (5, 7):
+            path.unlink()
+    source = open_source(SourceConfig("bdd100k", root=str(tmp_path)))
+    # A view that leaves some out has other positions.
+    part = SourceView(source, np.arange(3, 12), source.labels, None, "part")
+    masks = np.stack([scenes[number].mask(0, (13, 255, 18)) for number in (5, 7)])
+    expected = np.bincount(masks[masks < 19], minlength=19) / (masks < 19).sum()
+    for data in (source, part):
+        found = class_frequencies([data], [1], 19, samples=2)
+        torch.testing.assert_close(found, torch.from_numpy(expected).float())
+
+
+def test_a_damaged_sample_is_passed_over_where_that_is_asked_for(tmp_path: Path) -> None:
+    stems = write_cityscapes(tmp_path, [make_scene(i) for i in range(3)])
+    (tmp_path / "leftImg8bit" / f"{stems[0]}_leftImg8bit.png").write_bytes(b"no picture")
+    source = open_source(SourceConfig("cityscapes", root=str(tmp_path)))
+    with pytest.raises(SampleError, match="damaged"):
+        class_frequencies([source], [1], 19)
+    readable = [source[1], source[2]]
+    found = class_frequencies([source], [1], 19, on_bad_sample="skip")
+    torch.testing.assert_close(found, class_frequencies([readable], [1], 19))
 
 
 def test_weights_are_the_formula_and_keep_the_mean_at_one() -> None:
