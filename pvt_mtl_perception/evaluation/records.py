@@ -10,7 +10,7 @@ import json
 import lzma
 import os
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -266,6 +266,9 @@ def average_precision(
 def save_records(path: Path, records: Records) -> None:
     """Writes one compressed ``.npz`` without pickled objects; replaces the file whole.
 
+    Of names that are absolute paths it keeps what lies below their common folder, so that records of one data
+    set are alike wherever it lies.
+
     By LZMA, which numpy reads and does not write: half as large as by ``numpy.savez_compressed``.
 
     Keys are ``header`` (JSON: format, names, classes, description) and ``<task>/<attribute>``, for
@@ -276,7 +279,7 @@ def save_records(path: Path, records: Records) -> None:
     """
     header: dict[str, Any] = {
         "format": FORMAT,
-        "names": list(records.names),
+        "names": _below_common_folder(records.names),
         "classes": {},
         "description": dict(records.description),
     }
@@ -350,6 +353,13 @@ def labelled_names(path: Path, task: str, group: str | None = None) -> frozenset
     return frozenset(name for name, *flags in zip(header["names"], *labelled, strict=True) if any(flags))
 
 
+def _below_common_folder(names: Sequence[str]) -> list[str]:
+    if not names or not all(map(os.path.isabs, names)):
+        return list(names)
+    folder = os.path.commonpath(list(map(os.path.dirname, names)))
+    return [os.path.relpath(name, folder) for name in names]
+
+
 def _read(
     path: Path, wanted: Callable[[str], bool] = lambda key: True
 ) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
@@ -361,6 +371,7 @@ def _read(
             arrays = {key: file[key] for key in keys}
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile, lzma.LZMAError) as error:
         raise ValueError(f"{path}: not records of an evaluation: {error}") from None
+    header["names"] = _below_common_folder(header["names"])
     if header["format"] != FORMAT:
         raise ValueError(f"{path}: records of format {header['format']}; this version reads {FORMAT}")
     return header, arrays

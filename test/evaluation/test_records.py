@@ -176,3 +176,14 @@ def test_labelled_images_are_those_with_a_label_of_the_task_or_group(tmp_path: P
     path.write_bytes(b"no records")
     with pytest.raises(ValueError, match=r"records\.npz: not records"):
         labelled_names(path, "detection")
+
+
+def test_names_are_the_same_wherever_the_data_lie(tmp_path: Path) -> None:
+    for root in ("/one/camvid", "/another/place"):
+        names = (f"{root}/train/a_1.png", f"{root}/val/b_2.png")
+        save_records(tmp_path / "records.npz", Records(names, {}, None, None, {}))
+        with np.load(tmp_path / "records.npz") as file:
+            assert root.encode() not in file["header"].tobytes()
+        assert load_records(tmp_path / "records.npz").names == ("train/a_1.png", "val/b_2.png")
+    save_records(tmp_path / "records.npz", Records(("scene 1", "/scene 2"), {}, None, None, {}))
+    assert load_records(tmp_path / "records.npz").names == ("scene 1", "/scene 2")
