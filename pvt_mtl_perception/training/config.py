@@ -50,8 +50,8 @@ class PhaseConfig:
         steps: optimiser steps.
         width, height: of the training crops in pixels, multiples of 32.
         batch_size: images a step, over all processes.
-        scale: smallest and largest scale of the picture before the crop; at 1 the whole of it fits the
-            checkpoint's input size.
+        scale: smallest and largest scale of the picture before the crop; at 1 the whole of it fits
+            ``scale_reference``.
     """
 
     steps: int
@@ -147,6 +147,7 @@ class TrainingConfig:
         initial_weights: checkpoint to begin with, a path or ``hf://owner/name``; ``$NAME`` stands for an
             environment variable. Parts it does not have, or has in another shape, begin at random.
         input_width, input_height: of the finished checkpoint's preprocessing.
+        scale_reference: (width, height) that ``scale`` is relative to; the checkpoint's input where None.
         precision: of the forward pass; bf16 runs under autocast.
         checkpoint_every: steps between two states to resume from.
         keep_every: steps between two checkpoints that are kept; 0 keeps none.
@@ -174,6 +175,7 @@ class TrainingConfig:
     initial_weights: str | None = None
     input_width: int = 640
     input_height: int = 384
+    scale_reference: tuple[int, int] | None = None
     precision: Literal["fp32", "bf16"] = "fp32"
     checkpoint_every: int = 200
     keep_every: int = 0

@@ -231,11 +231,12 @@ class Trainer:
     def _loader(self, number: int, done: int) -> DataLoader[Batch]:
         config = self.config
         phase = config.phases[number]
+        width, height = config.scale_reference or (config.input_width, config.input_height)
         transforms = [
             training_transform(
                 (phase.height, phase.width),
                 scale=source.scale or phase.scale,
-                reference_size=(config.input_height, config.input_width),
+                reference_size=(height, width),
                 augmentation=config.augmentation,
             )
             for source, _ in self.sources
