@@ -1,9 +1,12 @@
-"""Where the package's own data files lie: source checkout, virtual environment or colcon install."""
+"""Where the package's own data files lie, in a checkout or installed, and how YAML files are read."""
 
 from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 PACKAGE = "pvt_mtl_perception"
 
@@ -46,3 +49,16 @@ def shipped_checkpoint() -> Path:
             f"it holds: {names}"
         )
     return found[0]
+
+
+def read_yaml(path: Path) -> Any:
+    """What a YAML file holds.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when it is no YAML, naming it.
+    """
+    try:
+        return yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is no YAML: {error}") from None

@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from pvt_mtl_perception.bags.reader import BagReader, BagTopic
-from pvt_mtl_perception.paths import share_directory
+from pvt_mtl_perception.paths import read_yaml, share_directory
 
 
 @dataclass(frozen=True)
@@ -61,10 +59,7 @@ def load_preset(name: str) -> Preset:
     path = _folder() / f"{name}.yaml"
     if name not in preset_names():
         raise ValueError(f"no preset {name!r} in {path.parent}; there are: {', '.join(preset_names())}")
-    try:
-        content = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is no YAML: {error}") from None
+    content = read_yaml(path)
     cameras = content.get("cameras") if isinstance(content, dict) else None
     if not isinstance(cameras, dict) or not cameras:
         raise ValueError(f"{path} has no `cameras:` with a list of topic names for each camera")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
+from pvt_mtl_perception.paths import read_yaml
 
 # autoware_perception_msgs/msg/ObjectClassification; the first eight are as they were in its predecessor.
 AUTOWARE_LABELS: Mapping[str, int] = {
@@ -103,10 +103,7 @@ def load_labels(path: str | Path) -> dict[str, int | None]:
         ValueError: for a file that is no YAML, and for a label that Autoware does not have, naming file and
             class.
     """
-    try:
-        content = yaml.safe_load(Path(path).read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is no YAML: {error}") from None
+    content = read_yaml(Path(path))
     entries = content.get("labels") if isinstance(content, dict) else None
     if not isinstance(entries, dict):
         raise ValueError(f"{path} has no `labels:` with class names and Autoware's labels")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
+from pvt_mtl_perception.paths import read_yaml
 
 COMPRESSED = "/compressed"
 
@@ -35,7 +35,7 @@ class CameraTopics:
 
 
 def camera_topics(arguments: Mapping[str, str]) -> list[CameraTopics]:
-    """Each camera's topics.
+    """Each camera's topics; none where no argument names one.
 
     Args:
         arguments: ``image_topic`` of the raw images, also given with the ``/compressed`` of their compressed
@@ -47,6 +47,8 @@ def camera_topics(arguments: Mapping[str, str]) -> list[CameraTopics]:
     """
     raw, compressed = arguments["image_topic"], arguments["compressed_topic"]
     given = {name: arguments[name] for name in ("image_topic", "compressed_topic") if arguments[name]}
+    if not given:
+        return []
     names = _camera_names(arguments)
     for argument, topic in given.items():
         if "{camera}" in topic and not any(names):
@@ -72,7 +74,7 @@ def _camera_names(arguments: Mapping[str, str]) -> list[str]:
     if arguments["cameras"].strip():
         return [name.strip() for name in arguments["cameras"].split(",")]
     found: list[list[str]] = []
-    for parameters in _parameters(yaml.safe_load(Path(arguments["params_file"]).read_text())):
+    for parameters in _parameters(read_yaml(Path(arguments["params_file"]))):
         cameras = parameters.get("cameras")
         if isinstance(cameras, list) and cameras and cameras not in found:
             found.append(cameras)

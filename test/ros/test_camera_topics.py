@@ -67,6 +67,7 @@ def test_cameras_of_several_nodes_must_be_chosen_from(tmp_path: Path) -> None:
     file.write_text("a: {ros__parameters: {cameras: [front]}}\nb: {ros__parameters: {cameras: [left]}}")
     with pytest.raises(ValueError, match=r"mine\.yaml names cameras of several nodes .*cameras:=front"):
         pairs(file, image_topic="/rgb")
+    assert pairs(file) == {}, "where no topic is to be remapped, nobody asks"
 
 
 def test_several_cameras_cannot_share_a_topic() -> None:
