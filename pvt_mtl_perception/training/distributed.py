@@ -9,6 +9,11 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+
+# Its functions take the group of the moment of their import as a default argument. Imported later (timm and
+# torchvision do it), it would keep the group and its threads alive past ``destroy_process_group``, and gloo's
+# threads abort a process whose interpreter ends before them.
+import torch.distributed.nn
 from torch import Tensor
 
 
