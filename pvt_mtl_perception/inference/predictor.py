@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from pvt_mtl_perception.inference.backends.graph import named_outputs
 from pvt_mtl_perception.inference.backends.registry import build_backend
 from pvt_mtl_perception.inference.decode import (
     DetectionSettings,
@@ -21,6 +22,7 @@ from pvt_mtl_perception.inference.decode import (
     decode_segmentation,
 )
 from pvt_mtl_perception.inference.preprocess import LetterboxGeometry, preprocess
+from pvt_mtl_perception.inference.streams import only_after
 from pvt_mtl_perception.model.checkpoint import Checkpoint, build_network, load_checkpoint
 from pvt_mtl_perception.model.hub import source_name
 from pvt_mtl_perception.model.network import NetworkOutput
@@ -158,7 +160,7 @@ class Predictor:
     ) -> Iterator[tuple[Item, list[Result]]]:
         """As ``predict`` on batch after batch, always one batch ahead.
 
-        A GPU works on the next batch, and its images are uploaded, while the caller uses a batch's results.
+        A GPU computes the next batch while a batch is decoded and the caller uses its results.
 
         Args:
             items: batches in whatever form; each is read while the one before is predicted.
@@ -174,21 +176,28 @@ class Predictor:
         """
         wanted = self._check_tasks(tasks)
         iterator = iter(items)
-        ahead: tuple[Item, NetworkOutput | None, list[LetterboxGeometry]] | None = None
+        on_cuda = self.device.type == "cuda"
+        ahead: tuple[Item, NetworkOutput | None, list[LetterboxGeometry], torch.cuda.Event | None] | None
+        ahead = None
         while True:
             error: Exception | None = None
             following = None
             try:
                 item = next(iterator)
-                following = (item, *self._start(images(item), wanted))
+                output, geometries = self._start(images(item), wanted)
+                done = torch.cuda.current_stream(self.device).record_event() if on_cuda else None
+                following = item, output, geometries, done
             except StopIteration:
                 pass
             except Exception as caught:  # of the caller's iterable too: the results before it come first
                 error = caught
             if ahead is not None:
-                item, output, geometries = ahead
-                with torch.inference_mode():
-                    results = self.decode(output, geometries, confidence) if output is not None else []
+                item, output, geometries, done = ahead
+                results: list[Result] = []
+                if output is not None:
+                    # What is read of this batch does not wait for the next one, whose work is queued already.
+                    with torch.inference_mode(), only_after(done, named_outputs(output).values()):
+                        results = self.decode(output, geometries, confidence)
                 yield item, results
             if error is not None:
                 raise error
@@ -280,6 +289,8 @@ def select_device(name: str) -> torch.device:
             raise RuntimeError(f"device {name!r}: torch finds no CUDA device or driver here; use 'cpu'")
         if index and int(index) >= count:
             raise RuntimeError(f"device {name!r}: there are {count} CUDA devices, cuda:0..cuda:{count - 1}")
+        # With its index: which device is current is each thread's own.
+        return torch.device("cuda", int(index) if index else torch.cuda.current_device())
     return torch.device(name)
 
 

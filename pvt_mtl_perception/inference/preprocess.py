@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pvt_mtl_perception.inference.streams import side_stream
 from pvt_mtl_perception.model.checkpoint import Preprocessing
 
 # Frames that come from a bag or a message are often views on immutable bytes. They are only read here,
@@ -61,17 +62,18 @@ class LetterboxGeometry:
 
         Nearest neighbour between pixel centres; a centre that falls on an edge takes the later pixel.
         """
-        rows = nearest_indices(self.resized_height, self.source_height)
-        columns = nearest_indices(self.resized_width, self.source_width)
+        height = self.resized_height, self.source_height
+        width = self.resized_width, self.source_width
         if mask_input.device.type == "cpu":
+            rows, columns = nearest_indices(*height), nearest_indices(*width)
             # Columns first, while there are few rows; then whole rows are copied. numpy takes a third of
             # the time of torch's index_select here, and cv2.INTER_NEAREST_EXACT, equally fast, rounds
             # ties and some other centres to the neighbour.
             valid = mask_input.numpy()[: self.resized_height]
             mask = np.take(np.take(valid, columns, axis=1), rows, axis=0)
             return torch.from_numpy(mask)
-        index = torch.from_numpy(rows).to(mask_input.device), torch.from_numpy(columns).to(mask_input.device)
-        return mask_input[index[0][:, None], index[1]]
+        device = mask_input.device
+        return mask_input[_indices_on(device, *height)[:, None], _indices_on(device, *width)]
 
     def mask_to_input(self, mask_source: npt.NDArray[np.uint8], fill: int) -> npt.NDArray[np.uint8]:
         """A mask (source_height, source_width) at input size, nearest neighbour, padded with ``fill``."""
@@ -88,6 +90,13 @@ def nearest_indices(size_from: int, size_to: int) -> npt.NDArray[np.int64]:
     In whole numbers, so that it is exact where floating point misses a tie.
     """
     return (2 * np.arange(size_to) + 1) * size_from // (2 * size_to)
+
+
+@lru_cache(maxsize=64)
+def _indices_on(device: torch.device, size_from: int, size_to: int) -> Tensor:
+    """``nearest_indices`` on a device; kept, since an upload waits for the GPU."""
+    with torch.inference_mode(False):
+        return torch.from_numpy(nearest_indices(size_from, size_to)).to(device)
 
 
 def letterbox_geometry(source_size: tuple[int, int], input_size: tuple[int, int]) -> LetterboxGeometry:
@@ -139,14 +148,10 @@ def _normalisation(
 ) -> tuple[Tensor, Tensor]:
     """Factor and summand of a row of ``width`` pixels; kept, since making them waits for a GPU's work."""
     with torch.inference_mode(False):
-        deviation = torch.tensor(std, device=device)
+        # Computed here and uploaded, which waits for the copy: any stream may use the result.
+        deviation = torch.tensor(std)
         scale = (1 / (255 * deviation)).repeat(width)
-        return scale, (-torch.tensor(mean, device=device) / deviation).repeat(width)
-
-
-@lru_cache(maxsize=16)
-def _copy_stream(device: torch.device) -> torch.cuda.Stream:
-    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        return scale.to(device), (-torch.tensor(mean) / deviation).repeat(width).to(device)
 
 
 def _upload(images: Sequence[npt.NDArray[np.uint8]], device: torch.device) -> list[Tensor]:
@@ -154,13 +159,18 @@ def _upload(images: Sequence[npt.NDArray[np.uint8]], device: torch.device) -> li
     tensors = [torch.from_numpy(image) for image in images]
     if device.type != "cuda":
         return [tensor.to(device) for tensor in tensors]
-    stream, current = _copy_stream(device), torch.cuda.current_stream(device)
+    stream, current = side_stream(device, "upload"), torch.cuda.current_stream(device)
     with torch.cuda.stream(stream):
-        uploaded = [tensor.pin_memory().to(device, non_blocking=True) for tensor in tensors]
+        uploaded = [_pinned(tensor).to(device, non_blocking=True) for tensor in tensors]
     current.wait_stream(stream)
     for tensor in uploaded:
         tensor.record_stream(current)
     return uploaded
+
+
+def _pinned(tensor: Tensor) -> Tensor:
+    """A copy in pinned memory: dense, whatever the strides, where ``Tensor.pin_memory`` keeps them."""
+    return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor)
 
 
 def _groups(images: Sequence[npt.NDArray[np.uint8]], device: torch.device) -> list[list[int]]:

@@ -352,7 +352,7 @@ def test_logits_that_are_no_numbers_keep_the_mask_in_range() -> None:
 def test_more_mixed_cells_than_one_chunk_are_interpolated(monkeypatch: pytest.MonkeyPatch) -> None:
     logits = smooth_logits(2, 19, (24, 40))
     expected = enlarged_argmax(logits, confidence=True)
-    monkeypatch.setattr(decode, "CELLS_AT_ONCE", 37)
+    monkeypatch.setattr(decode, "CELLS_AT_ONCE", {"cpu": 37})
     found = enlarged_argmax(logits, confidence=True)
     assert expected[1] is not None and found[1] is not None
     assert (found[0] != expected[0]).float().mean() < 1e-3

@@ -431,6 +431,29 @@ def test_cuda_gives_what_the_cpu_gives(
         assert matched(a.detections, b.detections) > 0.8 * len(b.detections)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_stream_on_cuda_gives_what_calls_give(checkpoint: Checkpoint, images: list[np.ndarray]) -> None:
+    predictor = Predictor(checkpoint, device="cuda", score_threshold=0.2)
+    grey = np.broadcast_to(images[0][..., :1], images[0].shape)
+    batches = [images, images[::-1], [grey], images[:1]] * 4
+    expected = [predictor.predict(batch) for batch in batches]
+    for (batch, results), wanted in zip(predictor.predict_stream(batches, list), expected, strict=True):
+        assert len(results) == len(batch)
+        for a, b in zip(results, wanted, strict=True):
+            np.testing.assert_array_equal(a.segmentation.mask, b.segmentation.mask)
+            np.testing.assert_array_equal(a.detections.scores, b.detections.scores)
+
+
+def test_a_view_that_repeats_one_channel_is_an_image(
+    checkpoint: Checkpoint, images: list[np.ndarray]
+) -> None:
+    predictor = Predictor(checkpoint, "cpu", score_threshold=0.2)
+    grey = np.broadcast_to(images[0][..., :1], images[0].shape)
+    view, copy = (predictor.predict([image])[0] for image in (grey, grey.copy()))
+    np.testing.assert_array_equal(view.segmentation.mask, copy.segmentation.mask)
+    np.testing.assert_array_equal(view.detections.boxes, copy.detections.boxes)
+
+
 def test_a_retinanet_checkpoint_is_predicted_and_equals_its_decoded_outputs() -> None:
     torch.manual_seed(0)
     spec = ModelSpec(neck=NeckSpec(channels=32), detection=DetectionSpec("retinanet"))

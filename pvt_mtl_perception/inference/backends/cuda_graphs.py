@@ -12,9 +12,12 @@ from torch import Tensor
 from pvt_mtl_perception.inference.backends.backend import check_device
 from pvt_mtl_perception.inference.backends.eager import EagerBackend
 from pvt_mtl_perception.inference.backends.graph import named_outputs, network_output
+from pvt_mtl_perception.inference.streams import Turns
 from pvt_mtl_perception.model.network import MultiTaskNetwork, NetworkOutput
 
 WARM_UP_CALLS = 3
+# CUDA takes one recording at a time in a process, whichever network it is of.
+_RECORDING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -45,15 +48,19 @@ class CudaGraphsBackend:
         self.device = device
         self._recordings: dict[tuple[torch.Size, tuple[str, ...]], _Recording] = {}
         self._pool = torch.cuda.graph_pool_handle()
+        # One for all recordings: they share the pool's memory only where they were made on the same stream.
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._turns = Turns()
         self._lock = threading.Lock()
 
     def __call__(self, images: Tensor, tasks: Collection[str]) -> NetworkOutput:
         """As ``Backend.__call__``; outputs have the backend's dtype."""
         key = images.shape, tuple(tasks)
-        with self._lock, torch.cuda.device(self.device):
+        with self._lock, torch.cuda.device(self.device), self._turns.of_current_stream():
             recording = self._recordings.get(key)
             if recording is None:
-                recording = self._recordings[key] = self._record(images, key[1])
+                with _RECORDING:
+                    recording = self._recordings[key] = self._record(images, key[1])
             recording.images.copy_(images)
             recording.graph.replay()
             # The next replay overwrites the recording's own.
@@ -62,7 +69,7 @@ class CudaGraphsBackend:
 
     def _record(self, images: Tensor, tasks: tuple[str, ...]) -> _Recording:
         static = images.to(self._eager.dtype, copy=True)
-        stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+        stream = self._stream
         stream.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(stream):
             for _ in range(WARM_UP_CALLS):

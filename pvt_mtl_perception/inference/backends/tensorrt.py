@@ -20,6 +20,7 @@ from pvt_mtl_perception.inference.backends.graph import (
     serialized_graph,
     subgraph,
 )
+from pvt_mtl_perception.inference.streams import Turns
 from pvt_mtl_perception.model.network import MultiTaskNetwork, NetworkOutput
 
 PRECISIONS = ("fp32", "fp16", "bf16")
@@ -54,6 +55,7 @@ class TensorRtBackend:
         self._digest = network_digest(network)
         self._logger = tensorrt.Logger(tensorrt.Logger.ERROR)
         self._contexts: dict[tuple[tuple[int, ...], tuple[str, ...]], Any] = {}
+        self._turns = Turns()
         self._lock = threading.Lock()
 
     def __call__(self, images: Tensor, tasks: Collection[str]) -> NetworkOutput:
@@ -61,7 +63,7 @@ class TensorRtBackend:
         size = images.shape[-2], images.shape[-1]
         key = tuple(images.shape), tuple(tasks)
         images = images.contiguous()
-        with self._lock, torch.cuda.device(self.device):
+        with self._lock, torch.cuda.device(self.device), self._turns.of_current_stream():
             if key not in self._contexts:
                 self._contexts[key] = self._load(*key)
             context = self._contexts[key]
@@ -88,7 +90,9 @@ class TensorRtBackend:
         """
         name = self._engine_name(shape, tasks)
         if read_cached(name) is None:
-            self._build(shape, tasks)
+            # An engine is of the device that is current when it is built.
+            with torch.cuda.device(self.device):
+                self._build(shape, tasks)
         return name
 
     def _engine_name(self, shape: tuple[int, ...], tasks: Collection[str]) -> str:
