@@ -1,9 +1,9 @@
 """Every check and figure that only a GPU can show, in one command: ``python benchmarks/gpu_suite.py --help``.
 
-It needs torch, torchvision, timm and the packages of requirements/base.txt that it meets on its way, and no
-ROS; a part that lacks one is left out, with the reason. The table grows part by part, and so does the JSON
-file: what was measured before the time ran out or a part failed is kept. At the end each target stands beside
-what was measured for it.
+It needs torch, torchvision, timm, safetensors, jsonargparse, PyYAML and tqdm, and no ROS. A backend or part
+that lacks a package (onnx, onnxruntime-gpu, tensorrt; torchjd for training) is left out, with the reason. The
+JSON file grows with the table, row by row: what was measured before the time ran out is kept. At the end each
+target stands beside what was measured for it.
 """
 
 from __future__ import annotations
@@ -179,7 +179,10 @@ def machine(suite: Suite) -> Iterator[Row]:
     side = 8192 if suite.device.type == "cuda" else 512
     for precision in suite.precisions:
         a = torch.randn(side, side, device=suite.device, dtype=DTYPES[precision])
+        # In TF32, in which cuDNN's convolutions of float32 compute by default.
+        torch.backends.cuda.matmul.allow_tf32 = True
         seconds = np.median(suite.milliseconds(lambda a=a: a @ a, 10)) / 1000
+        torch.backends.cuda.matmul.allow_tf32 = False
         suite.rates[precision] = 2 * side**3 / seconds
         yield {
             "what": f"matrix product, {precision}",
@@ -196,7 +199,8 @@ def parity(suite: Suite) -> Iterator[Row]:
         host = Predictor(suite.checkpoint, "cpu", input_size=(suite.size[0], suite.size[1]))
 
         def on_device(images: Tensor, tasks: Any) -> Any:
-            return tree_map(lambda tensor: tensor.cpu(), reference.forward(images.to(suite.device), tasks))
+            output = reference.forward(images.to(suite.device), tasks)
+            return tree_map(lambda leaf: leaf.cpu() if isinstance(leaf, Tensor) else leaf, output)
 
         yield {"what": "eager fp32 against the CPU", **_agreement(compare(host, on_device, frames))}
     for backend in suite.backends:
@@ -206,10 +210,14 @@ def parity(suite: Suite) -> Iterator[Row]:
             try:
                 other = suite.predictor(precision, backend)
                 found = _agreement(compare(reference, other.forward, frames))
-            except (RuntimeError, ValueError) as error:
-                yield {"what": f"{backend} {precision}", "skipped": str(error).splitlines()[0]}
+            except Exception as error:  # engines have exceptions of their own
+                yield {"what": f"{backend} {precision}", "skipped": _reason(error)}
                 continue
             yield {"what": f"{backend} {precision}", **found}
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _agreement(found: Any) -> Row:
@@ -229,8 +237,8 @@ def latency(suite: Suite) -> Iterator[Row]:
                 predictor = suite.predictor(precision, backend)
                 for batch in BATCHES[: 2 if backend in ONE_SHAPE else None]:
                     yield _latency_row(suite, predictor, batch, f"{backend} {precision}")
-            except (RuntimeError, ValueError) as error:
-                yield {"what": f"{backend} {precision}", "skipped": str(error).splitlines()[0]}
+            except Exception as error:  # engines have exceptions of their own
+                yield {"what": f"{backend} {precision}", "skipped": _reason(error)}
 
 
 def _latency_row(suite: Suite, predictor: Predictor, batch: int, name: str) -> Row:
@@ -271,8 +279,8 @@ def stream(suite: Suite) -> Iterator[Row]:
                     for a, b in zip(expected, results, strict=True)
                     if a.segmentation is not None and b.segmentation is not None
                 )
-            except (RuntimeError, ValueError) as error:
-                yield {"what": f"{backend} {precision}, batch {batch}", "skipped": str(error).splitlines()[0]}
+            except Exception as error:  # engines have exceptions of their own
+                yield {"what": f"{backend} {precision}, batch {batch}", "skipped": _reason(error)}
                 continue
             images = batch * len(batches)
             one, other = (1000 * images / float(np.median(values)) for values in (calls, ahead))
@@ -323,8 +331,8 @@ def cameras(suite: Suite) -> Iterator[Row]:
         try:
             predictors = [suite.predictor(precision, backend) for _ in frames]
             together = np.median(suite.milliseconds(lambda p=predictors[0], f=frames: p.predict(f)))
-        except (RuntimeError, ValueError) as error:
-            yield {"what": f"{backend} {precision}", "skipped": str(error).splitlines()[0]}
+        except Exception as error:  # engines have exceptions of their own
+            yield {"what": f"{backend} {precision}", "skipped": _reason(error)}
             continue
         pairs = list(zip(predictors, frames, strict=True))
         in_turn = np.median(suite.milliseconds(lambda pairs=pairs: [p.predict([f]) for p, f in pairs]))
@@ -360,8 +368,8 @@ def tasks(suite: Suite) -> Iterator[Row]:
                 three = sum(
                     np.median(suite.milliseconds(lambda p=p, f=frames: p.predict(f))) for p in singles
                 )
-            except (RuntimeError, ValueError) as error:
-                yield {"what": f"{backend} {precision}, batch {batch}", "skipped": str(error).splitlines()[0]}
+            except Exception as error:  # engines have exceptions of their own
+                yield {"what": f"{backend} {precision}, batch {batch}", "skipped": _reason(error)}
                 continue
             yield {
                 "what": f"{backend} {precision}, batch {batch}",
@@ -444,6 +452,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     if args.device.startswith("cuda") and not torch.cuda.is_available():
         raise SystemExit("torch finds no CUDA device; --device cpu runs the same parts on the CPU")
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
     suite = Suite(args)
     name = torch.cuda.get_device_name(suite.device) if suite.device.type == "cuda" else "CPU"
     started = time.monotonic()
@@ -455,6 +465,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "parts": {},
     }
     print(f"{name}, torch {torch.__version__}, input {suite.size[1]}x{suite.size[0]}")
+
+    def keep() -> None:
+        if args.json:
+            unfinished = args.json.with_name(f".{args.json.name}")
+            unfinished.write_text(json.dumps(report, indent=1) + "\n")
+            unfinished.replace(args.json)
+
     failed = False
     needed = ["machine"] if "floor" in args.parts else []
     for part in dict.fromkeys([*needed, *args.parts]):
@@ -469,6 +486,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for row in PARTS[part](suite):
                 rows.append(row)
                 print(show(row), flush=True)
+                keep()
                 if suite.seconds_left < 0:
                     rows.append({"what": part, "skipped": "no time left for the rest of it"})
                     print(show(rows[-1]), flush=True)
@@ -477,14 +495,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             failed = True
             rows.append({"what": part, "failed": f"{type(error).__name__}: {error}"})
             print(show(rows[-1]), flush=True)
-        if args.json:
-            args.json.write_text(json.dumps(report, indent=1) + "\n")
+        keep()
     report["verdicts"] = verdicts(report["parts"])
     print("targets")
     for row in report["verdicts"]:
         print(show(row))
-    if args.json:
-        args.json.write_text(json.dumps(report, indent=1) + "\n")
+    keep()
     return int(failed)
 
 

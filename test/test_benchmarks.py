@@ -12,7 +12,17 @@ from checkpoints import make_checkpoint
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")
 
-PEERS = Path(__file__).resolve().parents[1] / "benchmarks" / "peers.py"
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+PEERS = BENCHMARKS / "peers.py"
+
+# What the GPU suite does without, on a machine that has torch alone.
+ABSENT = ("cv2", "onnx", "onnxruntime", "openvino", "rclpy", "rosbags", "scipy", "av", "mcap")
+WITHOUT = """
+import runpy, sys
+sys.modules.update(dict.fromkeys(sys.argv[1].split(",")))
+sys.argv = sys.argv[2:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -61,3 +71,18 @@ def test_a_peer_that_takes_no_single_image_is_named(tmp_path: Path) -> None:
     done = run(write_peer(tmp_path / "two.onnx", inputs=2), "--engines", "onnxruntime:fp32")
     assert done.returncode != 0
     assert "two.onnx needs one input (N, 3, H, W); it has ['x', 'w']" in done.stderr
+
+
+def test_the_gpu_suite_runs_beside_torch_alone(tmp_path: Path) -> None:
+    model = make_checkpoint(tmp_path / "untrained.safetensors")
+    report = tmp_path / "made" / "gpu.json"
+    options = ["--device", "cpu", "--size", 64, 96, "--calls", 1, "--parts", "tasks", "parity"]
+    options += ["--backends", "eager", "onnxruntime", "--checkpoint", model, "--json", report]
+    script = [",".join(ABSENT), str(BENCHMARKS / "gpu_suite.py"), *map(str, options)]
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT, *script], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    parts = json.loads(report.read_text())["parts"]
+    assert [row.get("ratio", 0) > 0 for row in parts["tasks"]] == [True, True, False, False]
+    assert "onnx" in parts["tasks"][2]["skipped"]

@@ -190,19 +190,20 @@ def bench(
             if engine == reference:
                 continue
             try:
-                predictors[engine] = Predictor(
+                predictor = Predictor(
                     checkpoint, device, engine.precision, input_size=size, backend=engine.backend
                 )
-            except (RuntimeError, ValueError) as error:
-                left_out[f"{engine.backend}:{engine.precision}"] = str(error)
-        for engine, predictor in predictors.items():
-            if engine != reference:
                 agreement = compare(predictors[reference], predictor.forward, frames)
-                agreements.append(_agreement_row(engine, predictor, agreement))
+            except Exception as error:  # many prepare themselves in the first call, with errors of their own
+                left_out[f"{engine.backend}:{engine.precision}"] = str(error)
+                continue
+            predictors[engine] = predictor
+            agreements.append(_agreement_row(engine, predictor, agreement))
         tasks = predictors[reference].tasks
         subsets = [tasks, *([(task,) for task in tasks] if each_task and len(tasks) > 1 else [])]
         for batch in tqdm(batches, unit="batch", leave=False):
-            rows += measure(predictors, [frames[i % len(frames)] for i in range(batch)], subsets, rounds)
+            of_batch = [frames[i % len(frames)] for i in range(batch)]
+            rows += measure(_working(predictors, of_batch, subsets, left_out), of_batch, subsets, rounds)
     used = predictors[reference]
     on_cuda = used.device.type == "cuda"
     return {
@@ -217,6 +218,27 @@ def bench(
         "together": _together(rows) if each_task else [],
         "left_out": left_out,
     }
+
+
+def _working(
+    predictors: dict[Engine, Predictor],
+    frames: Sequence[Image],
+    subsets: Sequence[Sequence[str]],
+    left_out: dict[str, str],
+) -> dict[Engine, Predictor]:
+    """Those that get through the first calls of a batch, in which some build a program; why others do not."""
+    working = {}
+    for engine, predictor in predictors.items():
+        try:
+            for tasks in subsets:
+                stage_times(predictor, frames, tasks)
+        except Exception as error:
+            if engine == Engine(*REFERENCE):
+                raise
+            left_out[f"{engine.backend}:{engine.precision}, batch {len(frames)}"] = str(error)
+        else:
+            working[engine] = predictor
+    return working
 
 
 def _agreement_row(engine: Engine, predictor: Predictor, agreement: Agreement) -> dict[str, Any]:

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
+import torch
 from checkpoints import make_checkpoint
+from torch import Tensor
 
 from pvt_mtl_perception.cli import main
+from pvt_mtl_perception.inference.backends.eager import EagerBackend
+from pvt_mtl_perception.model.network import NetworkOutput
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +50,29 @@ def test_every_case_has_a_row_and_what_cannot_run_is_named(
     assert len(shares) == 4
     assert "cuda" in report["left_out"]["cuda_graphs:fp32"]
     assert (tmp_path / "bench.md").read_text() in capsys.readouterr().out
+
+
+def test_an_engine_that_fails_in_its_first_call_costs_no_other_its_rows(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = EagerBackend.__call__
+
+    def breaks_with_five(backend: EagerBackend, images: Tensor, tasks: Collection[str]) -> NetworkOutput:
+        if backend.dtype == torch.bfloat16 and len(images) == 5:
+            raise ArithmeticError("no program for five")
+        return network(backend, images, tasks)
+
+    monkeypatch.setattr(EagerBackend, "__call__", breaks_with_five)
+    arguments = ["--backends", "eager:bf16", "--batch", "1", "5", "--input", "96x64", "--source", "80x60"]
+    arguments += ["--rounds", "1", "--device", "cpu", "--out", str(tmp_path)]
+    assert main(["bench", "--model", str(checkpoint), *arguments]) == 0
+    report = json.loads((tmp_path / "bench.json").read_text())
+    assert [(row["precision"], row["batch"]) for row in report["rows"]] == [
+        ("fp32", 1),
+        ("bf16", 1),
+        ("fp32", 5),
+    ]
+    assert report["left_out"] == {"eager:bf16, batch 5": "no program for five"}
 
 
 def test_a_backend_that_does_not_exist_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
