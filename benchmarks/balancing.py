@@ -1,6 +1,6 @@
 """Time of a training step under each balancing method, as a ratio to equal weighting.
 
-``python benchmarks/balancing.py [--size HEIGHT WIDTH] [--batch-size N] [--backbone NAME] [--device NAME]``
+``python benchmarks/balancing.py [--size WxH] [--batch-size N] [--backbone NAME] [--device NAME]``
 
 Rounds go through all methods in turn, so that other work on the machine meets all of them; a method's ratio
 is the median over the rounds of its time divided by that of equal weighting in the same round. On a CPU,
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from pvt_mtl_perception.cli.model_arguments import image_size
 from pvt_mtl_perception.data.collate import Batch, Collator
 from pvt_mtl_perception.data.synthetic_frames import SyntheticDataset
 from pvt_mtl_perception.data.transforms import training_transform
@@ -52,7 +53,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--size", type=int, nargs=2, default=(160, 256), metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument("--size", type=image_size, default=(160, 256), metavar="WxH")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--backbone", default="pvt_v2_b0")
     parser.add_argument("--device", default="cpu")

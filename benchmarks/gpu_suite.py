@@ -29,6 +29,7 @@ import torch  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 from torch.utils._pytree import tree_map  # noqa: E402
 
+from pvt_mtl_perception.cli.model_arguments import image_size  # noqa: E402
 from pvt_mtl_perception.evaluation.cost import count_flops  # noqa: E402
 from pvt_mtl_perception.inference.agreement import compare  # noqa: E402
 from pvt_mtl_perception.inference.backends.backend import DTYPES  # noqa: E402
@@ -390,7 +391,8 @@ def _single(checkpoint: Checkpoint, task: str) -> Checkpoint:
 def training(suite: Suite) -> Iterator[Row]:
     """``benchmarks/training.py`` on the device: images a second, parts of a step, memory."""
     script = str(ROOT / "benchmarks" / "training.py")
-    common = [sys.executable, script, "--device", str(suite.device), "--size", *map(str, suite.size)]
+    height, width = suite.size
+    common = [sys.executable, script, "--device", str(suite.device), "--size", f"{width}x{height}"]
     if suite.device.type == "cuda":
         common += ["--bf16", "--batch-size", "16"]
         rounds = ["--rounds", "10"]
@@ -443,7 +445,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--checkpoint", type=Path, default=ROOT / "models" / "pvt_v2_b0_driving.safetensors")
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--size", type=int, nargs=2, default=(384, 640), metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument("--size", type=image_size, default=(384, 640), metavar="WxH")
     parser.add_argument("--backends", nargs="+", default=BACKENDS)
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
     parser.add_argument("--calls", type=int, default=50, help="timed ones of each case")

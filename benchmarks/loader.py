@@ -1,6 +1,6 @@
 """Samples a second of each reader on one core, what each stage costs, and batches a second of the loader.
 
-``python benchmarks/loader.py [--camvid DIR] [--size HEIGHT WIDTH] [--workers N ...]``
+``python benchmarks/loader.py [--camvid DIR] [--size WxH] [--workers N ...]``
 
 Every reader reads rendered pictures that are written for it in its data set's layout, at the size that the
 data set's images have, in a temporary folder; CamVid's own files where ``--camvid`` or CAMVID_ROOT says.
@@ -23,6 +23,7 @@ import cv2
 import numpy as np
 import torch
 
+from pvt_mtl_perception.cli.model_arguments import image_size
 from pvt_mtl_perception.data.collate import Collator
 from pvt_mtl_perception.data.mixture import Mixture, SampleSource, build_loader
 from pvt_mtl_perception.data.reading import read_image
@@ -88,7 +89,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--camvid", type=Path, default=os.environ.get("CAMVID_ROOT"))
-    parser.add_argument("--size", type=int, nargs=2, default=(192, 320), metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument("--size", type=image_size, default=(192, 320), metavar="WxH")
     parser.add_argument("--samples", type=int, default=64, help="visits each stage is timed over")
     parser.add_argument("--files", type=int, default=16, help="images written for each reader")
     parser.add_argument("--steps", type=int, default=40, help="batches that the loader is timed over")

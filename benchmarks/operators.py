@@ -17,6 +17,7 @@ import openvino
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from pvt_mtl_perception.cli.model_arguments import image_size
 from pvt_mtl_perception.inference.backends.eager import EagerBackend
 from pvt_mtl_perception.inference.backends.graph import INPUT, serialized_graph
 from pvt_mtl_perception.inference.backends.openvino import PRECISION_HINTS, program_options
@@ -75,7 +76,7 @@ def show(title: str, times: Mapping[tuple[str, str], float], by: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoint", type=Path, help="model file; the one in models/ by default")
-    parser.add_argument("--input", type=int, nargs=2, default=(384, 640), metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument("--input", type=image_size, default=(384, 640), metavar="WxH")
     parser.add_argument("--precision", choices=list(PRECISION_HINTS), default="fp32", help="of OpenVINO")
     parser.add_argument("--calls", type=int, default=15, help="default: %(default)s")
     args = parser.parse_args()

@@ -23,6 +23,7 @@ import onnx
 import torch
 from tqdm import tqdm
 
+from pvt_mtl_perception.cli.model_arguments import image_size
 from pvt_mtl_perception.data.synthetic import render_frame
 from pvt_mtl_perception.inference.backends.backend import DTYPES, BackendUnavailableError, require
 from pvt_mtl_perception.inference.backends.openvino import program_options
@@ -194,7 +195,7 @@ def main() -> None:
     )
     parser.add_argument("peer", type=Path, help="ONNX file")
     parser.add_argument("--checkpoint", type=Path, help="of this model; the shipped one by default")
-    parser.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="default: the peer's")
+    parser.add_argument("--size", type=image_size, metavar="WxH", help="default: the peer's")
     parser.add_argument("--batch", type=int, default=1, help="where the peer leaves it open")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--engines", nargs="+", default=ENGINES, metavar="NAME:PRECISION")

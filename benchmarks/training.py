@@ -1,6 +1,6 @@
 """What a multi-task training step costs beside three single-task ones, and how long it waits for its batch.
 
-``python benchmarks/training.py [--size HEIGHT WIDTH] [--backbone NAME] [--device NAME] [--bf16] [--wait]``
+``python benchmarks/training.py [--size WxH] [--backbone NAME] [--device NAME] [--bf16] [--wait]``
 
 Rounds go through the arms in turn, so that other work on the machine meets all of them. On a CPU, times are
 of the one thread that computes. Peak memory is that of a process that trains one arm alone. ``--wait`` runs
@@ -29,6 +29,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
+from pvt_mtl_perception.cli.model_arguments import image_size
 from pvt_mtl_perception.data.collate import Batch, Collator
 from pvt_mtl_perception.data.sources import SourceConfig
 from pvt_mtl_perception.data.synthetic_frames import SyntheticDataset
@@ -188,7 +189,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--size", type=int, nargs=2, default=(160, 256), metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument("--size", type=image_size, default=(160, 256), metavar="WxH")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--backbone", default="pvt_v2_b0")
     parser.add_argument("--device", default="cpu")

@@ -55,7 +55,7 @@ def test_a_peer_is_timed_beside_network_and_predictor(tmp_path: Path) -> None:
     model = make_checkpoint(tmp_path / "untrained.safetensors")
     peer = write_peer(tmp_path / "peer.onnx")
     done = run(
-        *(peer, "--checkpoint", model, "--size", 64, 96, "--rounds", 1, "--calls", 1),
+        *(peer, "--checkpoint", model, "--size", "96x64", "--rounds", 1, "--calls", 1),
         *("--engines", "onnxruntime:fp32", "openvino:fp16", "--json", tmp_path / "peers.json"),
     )
     assert done.returncode == 0, done.stderr
@@ -76,7 +76,7 @@ def test_a_peer_that_takes_no_single_image_is_named(tmp_path: Path) -> None:
 def test_the_gpu_suite_runs_beside_torch_alone(tmp_path: Path) -> None:
     model = make_checkpoint(tmp_path / "untrained.safetensors")
     report = tmp_path / "made" / "gpu.json"
-    options = ["--device", "cpu", "--size", 64, 96, "--calls", 1, "--parts", "tasks", "parity"]
+    options = ["--device", "cpu", "--size", "96x64", "--calls", 1, "--parts", "tasks", "parity"]
     options += ["--backends", "eager", "onnxruntime", "--checkpoint", model, "--json", report]
     script = [",".join(ABSENT), str(BENCHMARKS / "gpu_suite.py"), *map(str, options)]
     done = subprocess.run(

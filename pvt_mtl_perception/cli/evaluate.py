@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pvt_mtl_perception.cli.model_arguments import add_strengths
+from pvt_mtl_perception.cli.model_arguments import add_strengths, image_size
 
 if TYPE_CHECKING:
     from pvt_mtl_perception.data.sources import SourceConfig
@@ -56,9 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     model.add_argument(
         "--input-size",
-        type=int,
-        nargs=2,
-        metavar=("HEIGHT", "WIDTH"),
+        type=image_size,
+        metavar="WxH",
         help="of the network's input, multiples of 32 (default: the checkpoint's)",
     )
     more = parser.add_argument_group("what else is measured")
@@ -98,19 +97,9 @@ def run(args: argparse.Namespace) -> int:
         FileNotFoundError, ValueError: for a configuration, data source, split, corruption or label set that
             does not exist, and a data set whose labels do not fit the model's.
     """
-    import torch
-
     from pvt_mtl_perception.training.distributed import join_processes
 
-    device = args.device
-    if device == "auto" and "RANK" in os.environ:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if "RANK" not in os.environ:
-        # The predictor says what is wrong with a device better than a process group does.
-        from pvt_mtl_perception.training.distributed import alone
-
-        return _evaluate(args, device, alone())
-    with join_processes(device) as processes:
+    with join_processes(args.device) as processes:
         return _evaluate(args, str(processes.device), processes)
 
 
@@ -168,7 +157,7 @@ def _evaluate(args: argparse.Namespace, device: str, processes: Processes) -> in
         device=device,
         precision=args.precision,
         backend=args.backend,
-        input_size=tuple(args.input_size) if args.input_size else None,
+        input_size=args.input_size,
     )
     place = {"rank": processes.rank, "world_size": processes.world_size}
     scored: dict[str, Evaluated] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,18 @@ from pvt_mtl_perception.paths import shipped_checkpoint
 
 if TYPE_CHECKING:  # importing it loads torch, for which help does not wait
     from pvt_mtl_perception.inference.predictor import Predictor
+
+
+def image_size(text: str) -> tuple[int, int]:
+    """``WIDTHxHEIGHT`` as (height, width).
+
+    Raises:
+        argparse.ArgumentTypeError: for another form.
+    """
+    found = re.fullmatch(r"(\d+)x(\d+)", text)
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r} is not WIDTHxHEIGHT, like 640x384")
+    return int(found[2]), int(found[1])
 
 
 def add_strengths(parser: argparse._ActionsContainer) -> None:

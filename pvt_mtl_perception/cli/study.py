@@ -152,8 +152,8 @@ def _add_runner(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=_count, help="CPU threads of a job (default: torch's choice)")
     parser.add_argument(
         "--device",
-        default="cpu",
-        help="torch device, or several with commas, dealt to the workers (default: %(default)s)",
+        default="auto",
+        help="auto (default; cpu with Ray), cpu, cuda, cuda:N, or several with commas, dealt to the workers",
     )
     parser.add_argument(
         "--executor",
@@ -558,5 +558,7 @@ def _executor(args: argparse.Namespace) -> Executor:
             raise ValueError(
                 f"--device {args.device}: Ray deals out devices itself; with --executor ray use cpu or cuda"
             )
-        return RayExecutor(args.workers, args.device, args.threads)
+        # Ray gives a GPU only to those who ask for one.
+        device = "cpu" if args.device == "auto" else args.device
+        return RayExecutor(args.workers, device, args.threads)
     return LocalExecutor(args.workers, args.device.split(","), args.threads)

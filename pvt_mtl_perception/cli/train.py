@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds this verb's arguments."""
     parser.add_argument("config", type=Path, help="YAML file, for example config/training/driving_b0.yaml")
     parser.add_argument("--out", type=Path, help="folder of the run")
-    parser.add_argument("--device", default="cpu", help="torch device (default: cpu)")
+    parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
     parser.add_argument("--threads", type=int, default=None, help="CPU threads (default: torch's choice)")
     parser.add_argument(
         "--set",
@@ -91,6 +91,9 @@ def _train(args: argparse.Namespace, config: TrainingConfig, changes: Sequence[s
         "commit": _commit(),
     }
     with join_processes(args.device) as processes:
+        if processes.leads:
+            of_several = f", process 1 of {processes.world_size}" if processes.world_size > 1 else ""
+            print(f"training on {processes.device}{of_several}", file=sys.stderr)
         trainer = Trainer(config, args.out, processes, provenance)
         if not trainer.run():
             if processes.leads:

@@ -18,6 +18,7 @@ import yaml
 from pvt_mtl_perception.data.sources import SourceConfig
 from pvt_mtl_perception.data.transforms import AugmentationConfig
 from pvt_mtl_perception.model.spec import ModelSpec
+from pvt_mtl_perception.paths import read_yaml
 from pvt_mtl_perception.training.balancing.config import BalancingConfig
 
 FREE_KEYS = {
@@ -218,6 +219,10 @@ class TrainingConfig:
         return sum(phase.steps for phase in self.phases)
 
 
+_ITEMS = {item.__name__: item for item in (PhaseConfig, SourceConfig)}
+"""What the lists of a configuration hold."""
+
+
 def _config_parser() -> jsonargparse.ArgumentParser:
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_argument("--config", action="config")
@@ -231,7 +236,7 @@ def _with_bases(path: Path, below: tuple[Path, ...] = ()) -> list[dict[str, Any]
         raise FileNotFoundError(f"no training configuration at {path}")
     if path in below:
         raise ValueError(f"{path} extends itself by way of {' and '.join(map(str, below))}")
-    data = yaml.safe_load(path.read_text())
+    data = read_yaml(path)
     if not isinstance(data, dict):
         raise ValueError(f"{path}: a training configuration is a mapping")
     return _parts(data, path, below)
@@ -344,8 +349,11 @@ def run_identity(plain: Mapping[str, Any]) -> dict[str, Any]:
 def _hint(message: str, parser: jsonargparse.ArgumentParser) -> str:
     """The known key nearest to the one that an error message refuses."""
     known = [name.lstrip("-") for name in parser._option_string_actions]
-    if found := re.search(r"Option '([\w.]+)' is not accepted", message):
+    if found := re.search(r"(?:Option '|unrecognized arguments: --)([\w.]+)", message):
         refused = found[1]
+        if item := re.search(r"class_path '[\w.]*?(\w+)'", message):
+            # Of a list, whose keys are their class's.
+            known = [field.name for field in dataclasses.fields(_ITEMS[item[1]])]
     elif found := re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", message):
         refused = f"{found[1]}.{found[2]}"
     else:

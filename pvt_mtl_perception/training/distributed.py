@@ -16,6 +16,8 @@ import torch.distributed as dist
 import torch.distributed.nn
 from torch import Tensor
 
+from pvt_mtl_perception.inference.predictor import select_device
+
 
 @dataclass(frozen=True)
 class Processes:
@@ -91,19 +93,21 @@ def alone(device: str | torch.device = "cpu") -> Processes:
 
 
 @contextmanager
-def join_processes(device: str = "cpu") -> Iterator[Processes]:
+def join_processes(device: str = "auto") -> Iterator[Processes]:
     """Joins the process group that torchrun's environment describes; alone without one.
 
     Args:
-        device: ``cpu`` (gloo) or ``cuda`` (NCCL; each process takes the GPU of its local rank).
+        device: as ``select_device`` takes it. Started by torchrun, processes on the CPU talk over gloo, and
+            those on GPUs over NCCL, each on the GPU of its local rank.
 
     Raises:
-        ValueError: when there are fewer GPUs than processes on this machine.
+        ValueError, RuntimeError: from ``select_device``, and when there are fewer GPUs than processes on this
+            machine.
     """
+    chosen = select_device(device)
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
-        yield alone(device)
+        yield alone(chosen)
         return
-    chosen = torch.device(device)
     if chosen.type == "cuda":
         local = int(os.environ["LOCAL_RANK"])
         if local >= torch.cuda.device_count():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import json
 import math
 import os
@@ -15,7 +16,7 @@ from typing import Any, NoReturn, cast
 
 import numpy as np
 import torch
-from timm.optim._optim_factory import create_optimizer_v2
+from timm.optim._optim_factory import create_optimizer_v2, list_optimizers
 from timm.scheduler.scheduler_factory import create_scheduler_v2
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor
@@ -93,6 +94,10 @@ def _expanded(key: str, value: str) -> str:
 
 
 def _optimizer(network: MultiTaskNetwork, config: OptimizerConfig) -> torch.optim.Optimizer:
+    known = [str(name) for name in list_optimizers()]
+    if config.name not in known:
+        near = ", ".join(difflib.get_close_matches(config.name, known)) or ", ".join(known)
+        raise ValueError(f"optimizer.name is {config.name!r}, which this timm does not have; near it: {near}")
     return create_optimizer_v2(
         network,
         opt=config.name,

@@ -326,10 +326,35 @@ def test_configuration_errors_name_file_and_key(tmp_path: Path) -> None:
     path.write_text(text + "seed: many\n")
     with pytest.raises(ValueError, match=r"bad\.yaml: .*seed"):
         load_config(path)
+    path.write_text(text + "phases: [{step: 1, width: 64, height: 64, batch_size: 1}]\n")
+    with pytest.raises(ValueError, match=r"(?s)phases.*'step' is not accepted; did you mean steps"):
+        load_config(path)
+    path.write_text(text + "train: [{kind: synthetic, frame: 4}]\n")
+    with pytest.raises(ValueError, match=r"(?s)train.*'frame' is not accepted; did you mean frames"):
+        load_config(path)
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"optimizer\.lrate.*did you mean optimizer\.lr"):
+        load_config(path, ["--optimizer.lrate=0.1"])
+    path.write_text("train: [{kind\n")
+    with pytest.raises(ValueError, match=r"bad\.yaml is no YAML"):
+        load_config(path)
     with pytest.raises(FileNotFoundError, match=r"none\.yaml"):
         load_config(tmp_path / "none.yaml")
     changed = load_config(REPOSITORY / "config/training/driving_b0.yaml", ["--optimizer.lr", "0.5"])
     assert changed.optimizer.lr == 0.5
+
+
+def test_an_optimizer_that_timm_lacks_is_named_with_those_near_it(tmp_path: Path) -> None:
+    config = small_config(optimizer=OptimizerConfig(name="adamww"))
+    with pytest.raises(ValueError, match=r"optimizer\.name is 'adamww'.*near it: adamw"):
+        Trainer(config, tmp_path)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a CUDA device")
+def test_a_device_that_is_absent_is_refused_in_plain_words(tmp_path: Path, capsys) -> None:
+    config = str(REPOSITORY / "config" / "training" / "driving_b0.yaml")
+    assert main(["train", config, "--out", str(tmp_path / "run"), "--device", "cuda"]) == 2
+    assert "device 'cuda': torch" in capsys.readouterr().err
 
 
 def test_a_configuration_builds_on_others_and_prints_whole(tmp_path: Path) -> None:
