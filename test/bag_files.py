@@ -43,6 +43,7 @@ def write_bag(
     frame_id: str = FRAME_ID,
     damaged: Sequence[int] = (),
     other_topics: Sequence[str] = (),
+    stamped: bool = True,
 ) -> Path:
     """Writes a bag.
 
@@ -55,6 +56,7 @@ def write_bag(
         frame_id: of the headers.
         damaged: frames whose pixels are cut short.
         other_topics: further image topics with the same images.
+        stamped: False gives every header the stamp of the first, as a driver that does not stamp.
     """
     ros1 = kind == "ros1"
     store = get_typestore(Stores.ROS1_NOETIC if ros1 else Stores.ROS2_JAZZY)
@@ -76,9 +78,8 @@ def write_bag(
         note = types["std_msgs/msg/String"](data="a drive")
         writer.write(text, START, serialize(note, "std_msgs/msg/String"))
         for index, image in enumerate(images):
-            time = types["builtin_interfaces/msg/Time"](
-                sec=stamp(index) // 10**9, nanosec=stamp(index) % 10**9
-            )
+            seconds, nanoseconds = divmod(stamp(index if stamped else 0), 10**9)
+            time = types["builtin_interfaces/msg/Time"](sec=seconds, nanosec=nanoseconds)
             sequence = {"seq": index} if ros1 else {}
             header = types["std_msgs/msg/Header"](stamp=time, frame_id=frame_id, **sequence)
             bgr = np.ascontiguousarray(image[:, :, ::-1])

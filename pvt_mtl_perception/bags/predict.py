@@ -28,6 +28,7 @@ from pvt_mtl_perception.bags.results import (
 )
 from pvt_mtl_perception.inference.batches import batched, deferred_interrupt, prefetched
 from pvt_mtl_perception.inference.predictor import Predictor
+from pvt_mtl_perception.paths import read_json, read_yaml, replaced, to_disk
 from pvt_mtl_perception.result import Result
 
 _log = logging.getLogger(__name__)
@@ -73,8 +74,9 @@ def predict_bag(
     Each result message has its image's header and recording time. An image that cannot be decoded is
     logged, counted and left out. While it works, ``<target>.part`` holds finished files of ``segment``
     images each; a run that was ended in any way is continued by calling again with the same arguments, and
-    at most the images of one unfinished file are predicted again. The new bag consists of those files. A
-    target that the same arguments have made already is left as it is.
+    at most the images of one unfinished file are predicted again, or those from the first file on that does
+    not hold its messages any more. The new bag consists of those files. A target that the same arguments
+    have made already is left as it is.
 
     Args:
         source: a ROS 1 or ROS 2 bag.
@@ -92,8 +94,8 @@ def predict_bag(
     Raises:
         FileExistsError: when the target exists and is not the result of these arguments.
         FileNotFoundError: when the source does not exist.
-        ValueError: when the source is no bag, a topic is wrong, no image could be decoded, or the part of
-            an earlier run had other settings.
+        ValueError: when the source is no bag, a topic is wrong, no image could be decoded, the part of an
+            earlier run had other settings, or a file of its notes or of the target's is damaged.
         KeyboardInterrupt: after Ctrl-C, with everything predicted so far kept.
     """
     target = Path(target)
@@ -140,7 +142,7 @@ def predict_bag(
 def _finished(target: Path, notes: Mapping[str, str], places: Mapping[str, ResultTopics]) -> BagSummary:
     have: Mapping[str, str] = {}
     if (target / "metadata.yaml").is_file():
-        have = _read_metadata(target)["custom_data"] or {}
+        have = _read_metadata(target).get("custom_data") or {}
     for key, value in notes.items():
         if have.get(key) != value:
             what = f"made with {key} {have[key]!r}, not {value!r}" if key in have else "something else"
@@ -163,23 +165,27 @@ class _Part:
         self._run = run
         self.folder.mkdir(parents=True, exist_ok=True)
         self._check_run(self.folder / "run.json")
-        for path in self.folder.iterdir():
-            if path.is_dir() and not (path / "metadata.yaml").is_file():
-                shutil.rmtree(path)
         self.segments: list[dict[str, Any]] = []
         self.images = self.failed = 0
         if self.complete:
             self._count(_read_metadata(self.folder))
-        while self.next_segment.is_dir() and not self.complete:
-            self.add(self.next_segment)
+            return
+        kept = set()
+        while _is_whole(self.next_segment):
+            kept.add(self.next_segment)
+            self._take(self.next_segment)
+        if self.next_segment.is_dir():
+            _log.warning("%s has lost messages: predicting from there on again", self.next_segment)
+        for path in self.folder.iterdir():
+            if path.is_dir() and path not in kept:
+                shutil.rmtree(path)
 
     def _check_run(self, path: Path) -> None:
         if not path.is_file():
-            temporary = path.with_name(".run.json")
-            temporary.write_text(json.dumps(self._run, indent=1))
-            temporary.replace(path)
+            with replaced(path) as temporary:
+                temporary.write_text(json.dumps(self._run, indent=1))
             return
-        earlier = json.loads(path.read_text())
+        earlier = read_json(path)
         for key in {**earlier, **self._run}:
             if earlier.get(key) != self._run.get(key):
                 raise ValueError(
@@ -194,11 +200,24 @@ class _Part:
 
     @property
     def next_segment(self) -> Path:
-        """The folder of the file that comes next."""
+        """The folder of the file that comes next, once it is finished."""
         return self.folder / f"{self._stem}_{len(self.segments)}"
 
-    def add(self, segment: Path) -> None:
-        """Takes a finished file into account."""
+    @property
+    def unfinished(self) -> Path:
+        """Where the file that comes next is written."""
+        return self.folder / "unfinished" / self.next_segment.name
+
+    def add_unfinished(self) -> None:
+        """Makes the file that was written count, once it would outlive a power cut."""
+        segment = self.next_segment
+        for path in (*self.unfinished.iterdir(), self.unfinished):
+            to_disk(path)
+        self.unfinished.replace(segment)
+        to_disk(self.folder)
+        self._take(segment)
+
+    def _take(self, segment: Path) -> None:
         self.segments.append(_read_metadata(segment))
         self._count(self.segments[-1])
 
@@ -220,21 +239,38 @@ class _Part:
         if not self.complete:
             notes = {**self._run, _READ: str(self.images), _FAILED: str(self.failed)}
             text = yaml.safe_dump({_INFORMATION: _merged(self.segments, notes)}, sort_keys=False)
-            temporary = self.folder / ".metadata.yaml"
-            temporary.write_text(text)
-            temporary.replace(self.folder / "metadata.yaml")
+            with replaced(self.folder / "metadata.yaml") as temporary:
+                temporary.write_text(text)
         for folder in [path for path in self.folder.iterdir() if path.is_dir()]:
             for file in folder.iterdir():
                 if file.name != "metadata.yaml":
                     file.replace(self.folder / file.name)
             shutil.rmtree(folder)
         (self.folder / "run.json").unlink(missing_ok=True)
+        to_disk(self.folder)
         self.folder.replace(target)
 
 
 def _read_metadata(folder: Path) -> dict[str, Any]:
-    metadata: dict[str, Any] = yaml.safe_load((folder / "metadata.yaml").read_text())[_INFORMATION]
+    path = folder / "metadata.yaml"
+    content = read_yaml(path)
+    metadata = content.get(_INFORMATION) if isinstance(content, dict) else None
+    if not isinstance(metadata, dict):
+        raise ValueError(f"{path} has no `{_INFORMATION}:`, so it is not a rosbag2 bag's")
     return metadata
+
+
+def _is_whole(segment: Path) -> bool:
+    """Whether a segment is there and its files hold as many messages as its metadata say."""
+    try:
+        metadata = _read_metadata(segment)
+        count = 0
+        for name in metadata["relative_file_paths"]:
+            with BagReader(segment / name) as reader:
+                count += sum(topic.count for topic in reader.topics)
+    except (FileNotFoundError, ValueError):
+        return False
+    return count == int(metadata["message_count"])
 
 
 def _merged(segments: Sequence[Mapping[str, Any]], notes: Mapping[str, str]) -> dict[str, Any]:
@@ -284,8 +320,7 @@ class _Job:
             batch = next(batches, None)
             while batch is not None and not stopping():
                 read = failed = 0
-                folder = part.next_segment
-                with BagWriter(folder, self.storage) as writer:
+                with BagWriter(part.unfinished, self.storage) as writer:
                     while batch is not None and read < segment and not stopping():
                         failed += self._write(writer, *batch, announced, part.failed + failed)
                         read += len(batch[0])
@@ -293,7 +328,7 @@ class _Job:
                         batch = next(batches, None)
                     writer.set_note(_READ, str(read))
                     writer.set_note(_FAILED, str(failed))
-                part.add(folder)
+                part.add_unfinished()
             if stopping():
                 raise KeyboardInterrupt
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,11 +49,14 @@ def result_topics(image_topics: Sequence[str]) -> dict[str, ResultTopics]:
     ``/camera/image_raw`` has its boxes on ``/camera/detections``; where ``/rig/left`` and ``/rig/right``
     both are read, the first one's are on ``/rig/left/detections``.
     """
-    parents = [topic.rpartition("/")[0] for topic in image_topics]
-    return {
-        topic: ResultTopics.under(topic if parents.count(parent) > 1 else parent)
-        for topic, parent in zip(image_topics, parents, strict=True)
-    }
+    namespaces = {topic: topic.rpartition("/")[0] for topic in image_topics}
+    # A topic's own name may be the namespace of another one: /rig/left/compressed is in /rig/left.
+    while len(set(namespaces.values())) < len(namespaces):
+        users = Counter(namespaces.values())
+        namespaces = {
+            topic: topic if users[namespace] > 1 else namespace for topic, namespace in namespaces.items()
+        }
+    return {topic: ResultTopics.under(namespace) for topic, namespace in namespaces.items()}
 
 
 class BagWriter:

@@ -62,13 +62,16 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         FileNotFoundError, CheckpointError, HubError: for a checkpoint that cannot be used.
         BackendUnavailableError: when a package that it takes is not installed.
-        ValueError: when the written file disagrees with the checkpoint.
+        ValueError: when the export disagrees with the checkpoint; an earlier file is then as it was.
     """
     from pvt_mtl_perception.model.checkpoint import load_checkpoint
+    from pvt_mtl_perception.paths import replaced
 
     checkpoint = load_checkpoint(args.checkpoint)
     if args.format == "tensorrt":
         return _build_engines(args, checkpoint)
+    import numpy as np
+
     from pvt_mtl_perception.inference.backends.graph import OPSET
     from pvt_mtl_perception.inference.export import export_onnx
     from pvt_mtl_perception.model.hub import source_name
@@ -78,17 +81,22 @@ def run(args: argparse.Namespace) -> int:
         raise FileNotFoundError(f"no folder {path.parent} for {path.name}")
     preprocessing = checkpoint.preprocessing
     height, width = args.size or (preprocessing.height, preprocessing.width)
-    export_onnx(checkpoint, path, (height, width), str(args.checkpoint))
+    frames = _frames(args.images, (height, width))
+    with replaced(path) as unchecked:
+        export_onnx(checkpoint, unchecked, (height, width), str(args.checkpoint))
+        agreement = _check(unchecked, checkpoint, (height, width), frames)
+        print(f"{agreement.describe()}")
+        # Not the built-in max, in which a NaN that does not come first loses.
+        difference = float(np.max(list(agreement.outputs.values())))
+        # A NaN is neither above nor within the tolerance.
+        if not (difference <= LOGIT_TOLERANCE and agreement.mask_pixels >= MASK_AGREEMENT):
+            raise ValueError(
+                f"{path} is not written: its graph disagrees with the checkpoint: logits by "
+                f"{difference:.2g} (at most {LOGIT_TOLERANCE} is rounding), masks on "
+                f"{100 * (1 - agreement.mask_pixels):.2f} % of the pixels"
+            )
     megabytes = path.stat().st_size / 1e6
     print(f"{path}: {megabytes:.1f} MB, opset {OPSET}, input (batch, 3, {height}, {width})")
-    agreement = _check(path, checkpoint, (height, width), _frames(args.images, (height, width)))
-    print(f"{agreement.describe()}")
-    difference = max(agreement.outputs.values())
-    if difference > LOGIT_TOLERANCE or agreement.mask_pixels < MASK_AGREEMENT:
-        raise ValueError(
-            f"{path} disagrees with the checkpoint: logits by {difference:.2g} (at most {LOGIT_TOLERANCE} is "
-            f"rounding), masks on {100 * (1 - agreement.mask_pixels):.2f} % of the pixels"
-        )
     return 0
 
 

@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     """Predicts the files."""
     from pvt_mtl_perception.inference.files import RESULTS, find_inputs, predict_files
 
-    inputs = find_inputs(args.inputs)
+    inputs = find_inputs(args.inputs, args.out)
     predictor = load_predictor(args)
     settings = {
         "model_sha256": checkpoint_digest(checkpoint_path(args)),

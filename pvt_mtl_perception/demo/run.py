@@ -13,6 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from pvt_mtl_perception.bags.overlay import FrameClock, fitted
 from pvt_mtl_perception.bags.reader import BagReader, BagTopic
 from pvt_mtl_perception.bags.results import ResultReader
 from pvt_mtl_perception.demo.drive import IMAGE_TOPIC, DriveSettings, DriveTruth, prepare_drive
@@ -183,22 +184,24 @@ def _review(
         bar = stack.enter_context(
             tqdm(total=topic.count, desc="review", unit="frame", disable=not progress, dynamic_ncols=True)
         )
-        start: int | None = None
+        size: tuple[int, int] | None = None
+        clock = FrameClock()
         for index, image in enumerate(images.images([topic])):
             bar.update()
-            start = image.stamp if start is None else start
+            seconds = clock.seconds(image)
             found = results.take(image.stamp)
             if found is None:
                 continue
             pixels = image.decode()
-            result = found.result(pixels.shape[0], pixels.shape[1])
+            height, width = pixels.shape[:2]
+            size = size or (height, width)
+            result = found.result(height, width)
             traffic.add(image.stamp, found.timestamps)
             sample = truths.take(image.stamp, pixels) if truths is not None else None
             if scores is not None and sample is not None:
                 scores.update(result, sample)
             shown = _above(result, SHOWN_SCORE)
-            seconds = (image.stamp - start) / 1e9
-            video.write(draw_overlay(pixels, shown, labels), seconds)
+            video.write(fitted(draw_overlay(pixels, shown, labels), size), seconds)
             latest = Moment(seconds, pixels, shown, (sample.classes or {}) if sample is not None else {})
             if due and index >= due[0]:
                 moments.append(latest)

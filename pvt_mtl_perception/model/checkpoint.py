@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import safetensors
 from safetensors.torch import save_file
@@ -21,6 +21,7 @@ from pvt_mtl_perception.model.spec import ModelSpec, spec_from_dict
 
 FORMAT = "pvt_mtl_perception/1"
 _KEYS = ("format", "spec", "labels", "preprocessing", "provenance")
+_Value = TypeVar("_Value")
 
 
 class CheckpointError(ValueError):
@@ -117,8 +118,8 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     Raises:
         FileNotFoundError: when there is no such file.
         HubError: when the hub cannot be reached or lacks the file.
-        CheckpointError: when it is no safetensors file, is truncated, lacks a metadata key, or its weights
-            disagree with its spec; the message names the file and the key.
+        CheckpointError: when it is no safetensors file, is truncated, lacks a metadata key, or one of them
+            does not say what it should; the message names the file and the key.
     """
     path = resolve_checkpoint(path)
     if not path.is_file():
@@ -138,22 +139,28 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             )
     if metadata["format"] != FORMAT:
         raise CheckpointError(f"{path} has format {metadata['format']!r}; this version reads {FORMAT!r}")
-    decoded: dict[str, Any] = {}
-    for key in _KEYS[1:]:
+
+    def read(key: str, value_from: Callable[[Any], _Value]) -> _Value:
         try:
-            decoded[key] = json.loads(metadata[key])
+            return value_from(json.loads(metadata[key]))
         except json.JSONDecodeError as error:
             raise CheckpointError(f"{path}: metadata key {key!r} is not JSON ({error})") from None
-    try:
-        spec = spec_from_dict(decoded["spec"])
-        labels = TaskLabels.from_dict(decoded["labels"])
-        size = decoded["preprocessing"]
-        preprocessing = Preprocessing(
-            int(size["height"]), int(size["width"]), tuple(size["mean"]), tuple(size["std"])
-        )
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: {error}") from None
-    return Checkpoint(spec, labels, preprocessing, state_dict, decoded["provenance"])
+        except KeyError as error:
+            raise CheckpointError(f"{path}: metadata key {key!r} lacks {error}") from None
+        except (ValueError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"{path}: metadata key {key!r}: {error}") from None
+
+    return Checkpoint(
+        read("spec", spec_from_dict),
+        read("labels", TaskLabels.from_dict),
+        read("preprocessing", _preprocessing_from),
+        state_dict,
+        read("provenance", dict),
+    )
+
+
+def _preprocessing_from(data: Mapping[str, Any]) -> Preprocessing:
+    return Preprocessing(int(data["height"]), int(data["width"]), tuple(data["mean"]), tuple(data["std"]))
 
 
 def build_network(checkpoint: Checkpoint, source: str | Path = "checkpoint") -> MultiTaskNetwork:

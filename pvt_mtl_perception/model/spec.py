@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jsonargparse
-import yaml
 
 from pvt_mtl_perception.labels import TaskLabels, load_label_set
+from pvt_mtl_perception.paths import read_yaml
 
 TASKS = ("classification", "detection", "segmentation")
 
@@ -168,7 +168,7 @@ def load_task_labels(spec: ModelSpec) -> TaskLabels:
 def _refuse_unknown_keys(data: Mapping[str, Any], known: Mapping[str, Any], prefix: str = "") -> None:
     for key, value in data.items():
         if key not in known:
-            near = difflib.get_close_matches(key, list(known), n=1)
+            near = difflib.get_close_matches(str(key), list(known), n=1)
             hint = f"did you mean {prefix}{near[0]}?" if near else f"known: {', '.join(known)}"
             raise ValueError(f"unknown key {prefix}{key}; {hint}")
         if isinstance(value, Mapping) and known[key] is not None:
@@ -181,6 +181,8 @@ def spec_from_dict(data: Mapping[str, Any]) -> ModelSpec:
     Raises:
         ValueError: for an unknown key (with the nearest known one), a wrong type, or a value out of range.
     """
+    if not isinstance(data, Mapping):
+        raise ValueError("a model spec is a mapping with the keys backbone, neck and tasks")
 
     def keys(cls: Any) -> dict[str, Any]:
         return {f.name: None for f in dataclasses.fields(cls)}
@@ -208,11 +210,9 @@ def load_spec(path: str | Path) -> ModelSpec:
 
     Raises:
         FileNotFoundError: when there is no such file.
-        ValueError: from ``spec_from_dict``, naming the file.
+        ValueError: when it is no YAML, or from ``spec_from_dict``, naming the file.
     """
-    data = yaml.safe_load(Path(path).read_text())
-    if not isinstance(data, dict):
-        raise ValueError(f"{path}: a model spec is a mapping with the keys backbone, neck and tasks")
+    data = read_yaml(Path(path))
     try:
         return spec_from_dict(data)
     except ValueError as error:

@@ -201,6 +201,13 @@ def test_images_are_copied_on_request(tmp_path: Path, predictor: Predictor) -> N
 def test_cameras_in_one_namespace_get_one_each(tmp_path: Path, predictor: Predictor) -> None:
     assert result_topics(["/a/image", "/b/image"])["/b/image"].detections == "/b/detections"
     assert result_topics(["/image"])["/image"].mask == "/segmentation/mask"
+    # The second is in the namespace that the first one moves to.
+    nested = result_topics(["/cam/image", "/cam/image/compressed", "/cam/rear"])
+    assert [places.detections for places in nested.values()] == [
+        "/cam/image/detections",
+        "/cam/image/compressed/detections",
+        "/cam/rear/detections",
+    ]
     source = write_bag(tmp_path / "drive", "mcap", [street(0)], "/rig/left", other_topics=["/rig/right"])
     summary = predict_bag(
         source, tmp_path / "results", predictor, ["/rig/left", "/rig/right"], progress=False
@@ -320,6 +327,113 @@ def test_finishing_goes_on_after_a_kill_between_its_steps(tmp_path: Path, predic
     summary = predict_bag(source, target, predictor, segment=2, progress=False)
     assert summary.images == 4
     assert comparable(target) == expected
+
+
+@pytest.mark.parametrize("damaged", ["results_0", "results_1"])
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+def test_a_file_that_a_power_cut_emptied_is_predicted_again(
+    tmp_path: Path,
+    predictor: Predictor,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    storage: Any,
+    damaged: str,
+) -> None:
+    source = write_bag(tmp_path / "drive", "mcap", [street(index) for index in range(5)])
+    target, part = tmp_path / "results", tmp_path / "results.part"
+    settings = {"storage": storage, "segment": 2, "progress": False}
+    predict_bag(source, tmp_path / "whole", predictor, **settings)
+
+    def ended(*_: object) -> None:
+        raise RuntimeError("the end")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pvt_mtl_perception.bags.predict._Part.finish", ended)
+        with pytest.raises(RuntimeError, match="the end"):
+            predict_bag(source, target, predictor, **settings)
+    files = {path.parent.name: path for path in part.glob("results_*/results_*.*")}
+    assert sorted(files) == ["results_0", "results_1", "results_2"]
+    before = files["results_0"].stat().st_mtime_ns
+    files[damaged].write_bytes(b"")
+    summary = predict_bag(source, target, predictor, **settings)
+    assert summary.images == 5
+    assert f"{damaged} has lost messages" in caplog.text
+    assert comparable(target) == comparable(tmp_path / "whole")
+    made_again = (target / files["results_0"].name).stat().st_mtime_ns != before
+    assert made_again == (damaged == "results_0")
+
+
+def test_a_file_without_a_message_counts_as_finished(
+    tmp_path: Path, predictor: Predictor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    images = [street(index) for index in range(3)]
+    source = write_bag(tmp_path / "drive", "mcap", images, damaged=[0, 1])
+    with monkeypatch.context() as patch:
+        patch.setattr("pvt_mtl_perception.bags.predict._Part.finish", lambda *_: None)
+        predict_bag(source, tmp_path / "results", predictor, segment=2, progress=False)
+    caplog.clear()
+    summary = predict_bag(source, tmp_path / "results", predictor, segment=2, progress=False)
+    assert (summary.images, summary.failed) == (3, 2)
+    assert caplog.text == ""
+
+
+def test_a_video_of_images_without_stamps_takes_as_long_as_the_recording(
+    tmp_path: Path, predictor: Predictor
+) -> None:
+    source = write_bag(tmp_path / "drive", "mcap", [street(index) for index in range(4)], stamped=False)
+    predict_bag(source, tmp_path / "results", predictor, progress=False)
+    video = tmp_path / "a.mp4"
+    arguments = (source, TOPIC, tmp_path / "results", PLACES, predictor.labels)
+    assert write_overlay_video(video, *arguments, progress=False) == 4
+    with VideoReader(video) as reader:
+        assert [time for time, _ in reader] == pytest.approx([0.0, 0.1, 0.2, 0.3], abs=1e-3)
+
+
+def test_images_of_another_size_are_fitted_into_the_video(tmp_path: Path, predictor: Predictor) -> None:
+    sizes = [(60, 90), (120, 90), (60, 90)]
+    images = [np.full((*size, 3), 255, np.uint8) for size in sizes]
+    source = write_bag(tmp_path / "drive", "mcap", images)
+    predict_bag(source, tmp_path / "results", predictor, progress=False)
+    video = tmp_path / "a.mp4"
+    arguments = (source, TOPIC, tmp_path / "results", PLACES, predictor.labels)
+    assert write_overlay_video(video, *arguments, opacity=0.0, progress=False) == 3
+    with VideoReader(video) as reader:
+        frames = [image for _, image in reader]
+    assert [frame.shape for frame in frames] == [(60, 90, 3)] * 3
+    # 120x90 becomes 60x45, with black on either side of it.
+    lit = np.median(frames[1].mean(axis=2), axis=0)
+    assert lit[:18].max() < 40 and lit[-18:].max() < 40
+    assert lit[26:64].min() > 80
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "message"),
+    [
+        (
+            "rosbag2_bagfile_information: {version: 4}",
+            FileExistsError,
+            "results exists already and is something else",
+        ),
+        ("rosbag2_bagfile_information: [", ValueError, r"results/metadata\.yaml is no YAML"),
+        ("", ValueError, r"results/metadata\.yaml has no `rosbag2_bagfile_information:`"),
+    ],
+)
+def test_a_target_with_other_or_damaged_metadata_is_named(
+    tmp_path: Path, predictor: Predictor, text: str, error: type[Exception], message: str
+) -> None:
+    source = write_bag(tmp_path / "drive", "mcap", [street(0)])
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "metadata.yaml").write_text(text)
+    with pytest.raises(error, match=message):
+        predict_bag(source, tmp_path / "results", predictor, progress=False)
+
+
+def test_an_emptied_note_of_a_part_is_named(tmp_path: Path, predictor: Predictor) -> None:
+    source = write_bag(tmp_path / "drive", "mcap", [street(0)])
+    (tmp_path / "results.part").mkdir()
+    (tmp_path / "results.part" / "run.json").write_text("")
+    with pytest.raises(ValueError, match=r"results\.part/run\.json is no JSON"):
+        predict_bag(source, tmp_path / "results", predictor, progress=False)
 
 
 def test_video_shows_each_image_with_its_results(tmp_path: Path, predictor: Predictor) -> None:

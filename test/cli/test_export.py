@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -69,11 +70,13 @@ def test_what_cannot_be_exported_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_export_that_disagrees_fails(
+@pytest.mark.parametrize("factor", [1.1, math.nan])
+def test_an_export_that_disagrees_leaves_the_earlier_file(
     checkpoint: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
+    factor: float,
 ) -> None:
     import torch
 
@@ -84,10 +87,24 @@ def test_an_export_that_disagrees_fails(
     def other_weights(*arguments: object) -> torch.nn.Module:
         network = real(*arguments)
         with torch.no_grad():
-            for parameter in network.heads.parameters():
-                parameter.mul_(1.1)
+            for parameter in network.heads["segmentation"].parameters():
+                parameter.mul_(factor)
         return network
 
     monkeypatch.setattr(export, "build_network", other_weights)
-    assert main(["export", str(checkpoint), "--out", str(tmp_path / "other.onnx"), "--size", "64x96"]) == 2
+    target = tmp_path / "other.onnx"
+    target.write_bytes(b"earlier")
+    assert main(["export", str(checkpoint), "--out", str(target), "--size", "64x96"]) == 2
     assert "disagrees with the checkpoint: logits by" in capsys.readouterr().err
+    assert [(path, path.read_bytes()) for path in tmp_path.iterdir()] == [(target, b"earlier")]
+
+
+def test_a_picture_that_cannot_be_read_leaves_the_earlier_file(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target, picture = tmp_path / "small.onnx", tmp_path / "a.png"
+    target.write_bytes(b"earlier")
+    picture.write_bytes(b"no picture")
+    assert main(["export", str(checkpoint), "--out", str(target), "--images", str(picture)]) == 2
+    assert "a.png is no picture that OpenCV reads" in capsys.readouterr().err
+    assert target.read_bytes() == b"earlier"

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from bag_files import TOPIC, street, write_bag
 from checkpoints import make_checkpoint
+from PIL import Image
 
 from pvt_mtl_perception.bags.reader import BagReader
 from pvt_mtl_perception.cli import main
@@ -127,6 +128,86 @@ def test_predict_a_video(tmp_path: Path, checkpoint: Path, predictor: Predictor)
     assert [image.shape for _, image in overlay] == [(62, 92, 3)] * 4
 
 
+def test_predict_refuses_other_files_of_the_same_names(
+    tmp_path: Path, pictures: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with VideoWriter(pictures / "drive.mp4", fps=10) as writer:
+        writer.write(street(0))
+    other = tmp_path / "other"
+    out = tmp_path / "out"
+    options = ["--out", str(out), "--model", str(checkpoint), "--device", "cpu", "--no-pictures"]
+    assert main(["predict", str(pictures), *options]) == 0
+    written = {path: path.read_bytes() for path in out.iterdir()}
+    for known, name in (("a.png", "a.png"), ("a.png", "a.bmp"), ("drive.mp4", "drive.mp4")):
+        shutil.rmtree(other, ignore_errors=True)
+        other.mkdir()
+        shutil.copy(pictures / known, other / name)
+        assert main(["predict", str(other), *options]) == 2
+        error = capsys.readouterr().err
+        assert f"of {pictures / known} (" in error and f"not of {other / name} (" in error
+        assert error.endswith("choose another folder\n")
+    # The file itself with another content is another one, too.
+    cv2.imwrite(str(pictures / "a.png"), street(7)[:, :, ::-1])
+    assert main(["predict", str(pictures), *options]) == 2
+    assert f"results called a of {pictures / 'a.png'} (" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in out.iterdir()} == written
+
+
+def test_predict_does_not_take_its_own_pictures(
+    pictures: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--model", str(checkpoint), "--device", "cpu"]
+    for _ in range(2):
+        assert main(["predict", str(pictures), "--out", str(pictures / "out"), *options]) == 0
+        assert "results of 2 of 2 files" in capsys.readouterr().out
+    assert (pictures / "out" / "a_overlay.jpg").is_file()
+    assert main(["predict", str(pictures), "--out", str(pictures), *options]) == 2
+    assert f"outside the results' folder {pictures}" in capsys.readouterr().err
+
+
+def test_a_video_called_results_has_lines_of_its_own(
+    tmp_path: Path, pictures: Path, checkpoint: Path
+) -> None:
+    with VideoWriter(pictures / "results.mp4", fps=10) as writer:
+        for index in range(3):
+            writer.write(street(index))
+    out = tmp_path / "out"
+    command = ["predict", str(pictures), "--out", str(out), "--model", str(checkpoint), "--device", "cpu"]
+    assert main(command) == 0
+    assert [record["image"] for record in lines(out / "results.jsonl")] == ["a.png", "sub/b.png"]
+    assert len(lines(out / "results.mp4.jsonl")) == 3
+
+
+def test_predict_turns_a_photo_upright(tmp_path: Path, checkpoint: Path, predictor: Predictor) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown turned by 90 degrees clockwise
+    photo = tmp_path / "a.jpg"
+    Image.fromarray(street(0)).save(photo, exif=exif)
+    out = tmp_path / "out"
+    command = ["predict", str(photo), "--out", str(out), "--model", str(checkpoint), "--device", "cpu"]
+    assert main(command) == 0
+    (record,) = lines(out / "results.jsonl")
+    assert (record["height"], record["width"]) == (90, 60)
+    mask = cv2.imread(str(out / "a_mask.png"), cv2.IMREAD_UNCHANGED)
+    with Image.open(photo) as stored:
+        as_stored = np.asarray(stored)
+    upright, upside_down = predictor.predict([np.rot90(as_stored, turns) for turns in (-1, 1)])
+    # Two decoders of JPEG differ by a grey level here and there.
+    assert (mask == upright.segmentation.mask).mean() > 0.98
+    assert (mask == upside_down.segmentation.mask).mean() < 0.9
+
+
+@pytest.mark.parametrize("content", ["", '{"precision": "fp32"}'])
+def test_predict_names_a_note_that_it_cannot_read(
+    tmp_path: Path, pictures: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str], content: str
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "run.json").write_text(content)
+    assert main(["predict", str(pictures), "--out", str(out), "--model", str(checkpoint)]) == 2
+    assert f"{out / 'run.json'} " in capsys.readouterr().err
+
+
 def test_predict_names_what_it_cannot_use(
     tmp_path: Path, pictures: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -167,6 +248,16 @@ def test_bag_verb_writes_bag_and_video(
         assert {topic.name: topic.count for topic in reader.topics}["/rig/front/detections"] == 3
     with VideoReader(video) as frames:
         assert len(list(frames)) == 3
+
+
+def test_bag_verb_says_at_once_that_a_video_has_no_folder(
+    tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_bag(tmp_path / "drive", "ros1", [street(0)])
+    command = ["bag", str(source), str(tmp_path / "results"), "--model", str(checkpoint), "--device", "cpu"]
+    assert main([*command, "--video", str(tmp_path / "absent" / "a.mp4")]) == 2
+    assert f"no folder {tmp_path / 'absent'} for --video a.mp4" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["drive.bag"]
 
 
 def test_images_to_bag_keeps_order_rate_and_pixels(

@@ -96,6 +96,25 @@ def test_a_missing_metadata_key_is_named(path: Path, tmp_path: Path, key: str) -
         load_checkpoint(broken)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("spec", "[]", "'spec': a model spec is a mapping"),
+        ("spec", "{", "'spec' is not JSON"),
+        ("labels", "[]", "'labels': "),
+        ("labels", '{"classification": {}}', "'labels' lacks 'detection'"),
+        ("preprocessing", '{"height": 32}', "'preprocessing' lacks 'width'"),
+        ("provenance", "3", "'provenance': "),
+    ],
+)
+def test_metadata_that_say_something_else_are_named(
+    path: Path, tmp_path: Path, key: str, value: str, message: str
+) -> None:
+    broken = rewrite(path, tmp_path / "x.safetensors", lambda metadata, _: metadata.update({key: value}))
+    with pytest.raises(CheckpointError, match=f"x.safetensors: metadata key {message}"):
+        load_checkpoint(broken)
+
+
 def test_a_weight_that_is_missing_left_over_or_of_another_shape_is_named(path: Path, tmp_path: Path) -> None:
     name = "heads.segmentation.predictor.bias"
     cases = {

@@ -36,6 +36,8 @@ def test_a_yaml_file_needs_only_what_differs_from_the_defaults(tmp_path: Path) -
     ("data", "message"),
     [
         ({"backbnoe": {}}, "unknown key backbnoe; did you mean backbone"),
+        ({3: {}}, "unknown key 3; known: backbone, "),
+        ([], "a model spec is a mapping with the keys"),
         ({"detection": {"chanels": 8}}, r"unknown key detection.chanels; did you mean detection.channels"),
         ({"detection": {"channels": "wide"}}, "Expected a <class 'int'>. Got value: wide"),
         ({"detection": {"channels": 12}}, "detection.channels is 12; it must be a multiple of 8"),
@@ -48,6 +50,21 @@ def test_a_yaml_file_needs_only_what_differs_from_the_defaults(tmp_path: Path) -
 def test_bad_values_name_their_key(data: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         spec_from_dict(data)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("backbone: {", r"spec\.yaml is no YAML"),
+        ("- 1", r"spec\.yaml: a model spec is a mapping"),
+        ("1: 2", r"spec\.yaml: unknown key 1"),
+    ],
+)
+def test_a_file_that_is_no_spec_is_named(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "spec.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        load_spec(path)
 
 
 def test_labels_round_trip_and_follow_the_spec() -> None:

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 OPSET = 20
 INPUT = "images"
-# Goes up when an export of the same network becomes another graph.
-GRAPH_VERSION = 4
+# Goes up when an export of the same network becomes another graph, or is kept in another way.
+GRAPH_VERSION = 5
 _GFL = DetectionOutput._fields
 
 
