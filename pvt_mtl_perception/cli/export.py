@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pvt_mtl_perception.cli.model_arguments import image_size
+
 if TYPE_CHECKING:  # importing it loads torch, for which help does not wait
     import numpy as np
     import numpy.typing as npt
@@ -37,7 +39,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out", type=Path, metavar="FILE", help="onnx: file to write; default: the checkpoint's name, .onnx"
     )
     parser.add_argument(
-        "--size", type=_size, metavar="HxW", help="of the network's input, multiples of 32; default: its own"
+        "--size",
+        type=image_size,
+        metavar="WxH",
+        help="of the network's input, multiples of 32; default: its own",
     )
     parser.add_argument(
         "--images", type=Path, nargs="+", metavar="IMAGE", help="onnx: check on these, not on rendered frames"
@@ -47,13 +52,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch", type=int, nargs="+", default=[1], metavar="B", help="tensorrt: batch sizes; default: 1"
     )
-
-
-def _size(text: str) -> tuple[int, int]:
-    height, _, width = text.lower().partition("x")
-    if not (height.isdecimal() and width.isdecimal()):
-        raise argparse.ArgumentTypeError(f"{text!r} is not HEIGHTxWIDTH, like 384x640")
-    return int(height), int(width)
 
 
 def run(args: argparse.Namespace) -> int:

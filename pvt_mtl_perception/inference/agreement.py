@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
@@ -43,7 +44,8 @@ class Agreement:
 
     def describe(self) -> str:
         """Lines for people."""
-        worst = max(self.outputs, key=lambda name: self.outputs[name])
+        # NaN, which compares with nothing, is the worst of all.
+        worst = max(self.outputs, key=lambda name: (math.isnan(self.outputs[name]), self.outputs[name]))
         return (
             f"{self.images} images: logits differ by at most {self.outputs[worst]:.2g} ({worst})\n"
             f"  boxes: {self.matched_boxes} of {self.boxes} matched (same class, IoU >= {MATCHED_IOU}), "

@@ -25,7 +25,7 @@ def test_the_file_says_all_that_its_user_needs(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "small.onnx"
-    assert main(["export", str(checkpoint), "--out", str(path), "--size", "64x96"]) == 0
+    assert main(["export", str(checkpoint), "--out", str(path), "--size", "96x64"]) == 0
     printed = capsys.readouterr().out
     assert "opset 20, input (batch, 3, 64, 96)" in printed
     assert "checked with onnxruntime against eager PyTorch" in printed
@@ -51,7 +51,7 @@ def test_the_file_says_all_that_its_user_needs(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--size", "100x160"], "input size 160x100: both must be multiples of 32"),
+        (["--size", "160x100"], "input size 160x100: both must be multiples of 32"),
         (["--out", "absent/model.onnx"], "no folder absent"),
         (["--format", "tensorrt", "--device", "cpu"], "backend 'tensorrt' runs on cuda, not on cpu"),
     ],
@@ -94,7 +94,7 @@ def test_an_export_that_disagrees_leaves_the_earlier_file(
     monkeypatch.setattr(export, "build_network", other_weights)
     target = tmp_path / "other.onnx"
     target.write_bytes(b"earlier")
-    assert main(["export", str(checkpoint), "--out", str(target), "--size", "64x96"]) == 2
+    assert main(["export", str(checkpoint), "--out", str(target), "--size", "96x64"]) == 2
     assert "disagrees with the checkpoint: logits by" in capsys.readouterr().err
     assert [(path, path.read_bytes()) for path in tmp_path.iterdir()] == [(target, b"earlier")]
 
