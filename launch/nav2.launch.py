@@ -55,6 +55,8 @@ def start_manager(context: LaunchContext) -> list[LaunchDescriptionEntity]:
                     "node_names": ["perception_node"],
                     # A node in Python has no bond, and without 0.0 the manager would take it for dead.
                     "bond_timeout": 0.0,
+                    # The first start prepares the backend, for longer than the few seconds of the default.
+                    "service_timeout": 120.0,
                 }
             ],
             ros_arguments=["--log-level", arguments.get("log_level", "info")],

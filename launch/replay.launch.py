@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 from launch.actions import (
@@ -27,12 +28,17 @@ from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch_ros.actions import Node, SetRemap
 from launch_ros.event_handlers import OnStateTransition
 
+if TYPE_CHECKING:
+    from pvt_mtl_perception.bags.reader import BagReader, BagTopic
+
 SHARE = Path(__file__).resolve().parents[1]
 PERCEPTION = SHARE / "launch" / "perception.launch.py"
+PARAMS_FILE = SHARE / "config" / "perception.yaml"
 PRESETS = sorted(path.stem for path in (SHARE / "config" / "presets").glob("*.yaml"))
 RESULTS = "(detections|classification|overlay|segmentation/(mask|confidence|color|label_info))"
+NAMING_TOPICS = ("namespace", "cameras", "image_topic", "compressed_topic", "image_transport")
 PLAYED = "played_topics"
-"""The launch configuration that holds the topics of the preset's cameras."""
+"""The launch configuration that holds the bag's topics that the node's cameras are on."""
 
 LAST_FRAMES = 3.0
 """Seconds that the node gets for the last frames once the bag has ended."""
@@ -73,46 +79,75 @@ def check(context: LaunchContext) -> None:
 
 
 def choose_cameras(context: LaunchContext) -> list[LaunchDescriptionEntity]:
-    """The cameras that the bag has of the preset's.
+    """The node's cameras and their topics in the bag, which it is remapped to.
 
     Raises:
-        ValueError: when it has none, its topics are of different kinds, or an argument says the same.
+        ValueError: when the bag has not what the arguments name, or not in the kind that the node reads.
     """
-    from pvt_mtl_perception.bags.presets import load_preset
     from pvt_mtl_perception.bags.reader import BagReader
 
-    arguments = context.launch_configurations
-    preset = arguments["preset"]
-    if not preset:
-        return []
-    for name in ("cameras", "image_topic", "compressed_topic", "image_transport"):
-        if arguments.get(name):
-            raise ValueError(f"argument {name}: the preset {preset} says that already; leave one of them out")
+    # Before perception.launch.py has declared its arguments.
+    defaults = dict.fromkeys(NAMING_TOPICS, "") | {"params_file": str(PARAMS_FILE)}
+    arguments = defaults | context.launch_configurations
     with BagReader(arguments["bag"]) as reader:
-        topics = load_preset(preset).topics(reader)
+        topics = preset_topics(reader, arguments) if arguments["preset"] else named_topics(reader, arguments)
     if len({topic.compressed for topic in topics.values()}) > 1:
         listed = ", ".join(map(str, topics.values()))
         raise ValueError(
             f"{arguments['bag']} has raw and compressed cameras, the node reads one kind: {listed}"
         )
     compressed = next(iter(topics.values())).compressed
-    own = "image/compressed" if compressed else "image"
     return [
         SetLaunchConfiguration("cameras", ",".join(topics)),
         SetLaunchConfiguration("image_transport", "compressed" if compressed else "raw"),
         SetLaunchConfiguration(PLAYED, ",".join(topic.name for topic in topics.values())),
-        *(SetRemap(src=f"{camera}/{own}", dst=topic.name) for camera, topic in topics.items()),
+        *(SetRemap(src=own_topic(camera, compressed), dst=topic.name) for camera, topic in topics.items()),
     ]
 
 
-def image_topics(arguments: Mapping[str, str]) -> list[str]:
-    """The topics that the node's cameras are on; none where nothing names them."""
-    from pvt_mtl_perception.ros.camera_topics import camera_topics
+def own_topic(camera: str, compressed: bool) -> str:
+    """What the node subscribes to where nothing is remapped."""
+    return "/".join(filter(None, [camera, "image", "compressed" if compressed else ""]))
 
-    if arguments.get(PLAYED):
-        return arguments[PLAYED].split(",")
-    kind = "compressed" if arguments["image_transport"] == "compressed" else "raw"
-    return [topic for camera in camera_topics(arguments) if (topic := getattr(camera, kind))]
+
+def preset_topics(reader: BagReader, arguments: Mapping[str, str]) -> dict[str, BagTopic]:
+    """The cameras that the bag has of the preset's."""
+    from pvt_mtl_perception.bags.presets import load_preset
+
+    preset = arguments["preset"]
+    for name in ("cameras", "image_topic", "compressed_topic", "image_transport"):
+        if arguments[name]:
+            raise ValueError(f"argument {name}: the preset {preset} says that already; leave one of them out")
+    return load_preset(preset).topics(reader)
+
+
+def named_topics(reader: BagReader, arguments: Mapping[str, str]) -> dict[str, BagTopic]:
+    """The topics that the arguments name; where they name neither topics nor cameras, the bag's only one."""
+    from pvt_mtl_perception.ros.camera_topics import camera_names, camera_topics, image_transport
+
+    cameras = camera_topics(arguments)
+    names = [camera.camera for camera in cameras] or camera_names(arguments)
+    transport = arguments["image_transport"]
+    wanted: list[str] = []
+    if cameras or names != [""]:
+        transport = image_transport(arguments)
+        given = {camera.camera: getattr(camera, transport) for camera in cameras}
+        own = {name: own_topic(name, transport == "compressed") for name in names}
+        wanted = [full_name(given.get(name) or own[name], arguments["namespace"]) for name in names]
+    reads = f"with image_transport {transport or 'raw or compressed'}"
+    try:
+        topics = reader.select(wanted)
+    except ValueError as error:
+        raise ValueError(f"argument image_topic, {reads}: {error}") from None
+    for topic in topics:
+        if transport and topic.compressed != (transport == "compressed"):
+            raise ValueError(f"argument image_topic, {reads}: {arguments['bag']} has {topic}")
+    return dict(zip(names, topics, strict=True))
+
+
+def full_name(topic: str, namespace: str) -> str:
+    """A topic as the bag has it."""
+    return topic if topic.startswith("/") else "/" + "/".join(filter(None, [namespace.strip("/"), topic]))
 
 
 def ros2_plays(bag: str, topics: Sequence[str]) -> bool:
@@ -131,11 +166,6 @@ def own_player(arguments: Mapping[str, str], topics: Sequence[str]) -> Node:
     if arguments["use_sim_time"] == "true":
         raise ValueError(
             f"{arguments['bag']} is played by bag_player, which publishes no /clock: no use_sim_time"
-        )
-    if not topics:
-        raise ValueError(
-            f"{arguments['bag']} holds no ROS 2 messages and is played by bag_player, which must know the "
-            f"topics: give image_topic, or preset ({', '.join(PRESETS)})"
         )
     return Node(
         package="pvt_mtl_perception",
@@ -188,7 +218,7 @@ def end(event: ProcessExited, context: LaunchContext) -> list[LaunchDescriptionE
 
 def replay(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     arguments = context.launch_configurations
-    topics = image_topics(arguments)
+    topics = arguments[PLAYED].split(",")
     plays = ros2_plays(arguments["bag"], topics)
     player = ros2_bag_play(arguments) if plays else own_player(arguments, topics)
 

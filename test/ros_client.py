@@ -12,7 +12,7 @@ from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.srv import GetParameters, SetParameters
 from rclpy.context import Context
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter, parameter_value_to_python
 from rclpy.qos import DurabilityPolicy, QoSProfile
@@ -85,19 +85,35 @@ class RosClient:
         self.node = Node("test_client", context=self.context)
         self._executor = SingleThreadedExecutor(context=self.context)
         self._executor.add_node(self.node)
+        self._closed = threading.Event()
         self._thread = threading.Thread(target=self._spin, daemon=True)
         self._thread.start()
         self.diagnostics = self.listen(DiagnosticArray, "/diagnostics")
 
     def _spin(self) -> None:
-        try:
-            self._executor.spin()
-        except ExternalShutdownException:
-            pass
+        while not self._closed.is_set():
+            self._executor.spin_once()
+
+    def in_executor(self, action: Callable[..., Any], *arguments: Any) -> None:
+        """Calls ``action`` between two waits of the executor.
+
+        What it waits for at that moment must not be destroyed: it raises or, worse, misses what is ready.
+        """
+        done = threading.Event()
+
+        def run() -> None:
+            try:
+                action(*arguments)
+            finally:
+                done.set()
+
+        self._executor.create_task(run)
+        assert done.wait(TIMEOUT), "the test's executor does not answer"
 
     def close(self) -> None:
-        self._executor.shutdown()
+        self.in_executor(self._closed.set)
         self._thread.join(5)
+        self._executor.shutdown()
         self.node.destroy_node()
         self.context.try_shutdown()
 
@@ -108,7 +124,7 @@ class RosClient:
 
     def forget(self, *listeners: Listener) -> None:
         for listener in listeners:
-            self.node.destroy_subscription(listener.subscription)
+            self.in_executor(self.node.destroy_subscription, listener.subscription)
 
     def call(self, service_type: Any, name: str, request: Any, timeout: float = TIMEOUT) -> Any:
         client = self.node.create_client(service_type, f"{self.target}/{name}")
@@ -120,7 +136,7 @@ class RosClient:
             assert done.wait(timeout), f"{self.target}/{name} did not answer within {timeout:g} s"
             return future.result()
         finally:
-            self.node.destroy_client(client)
+            self.in_executor(self.node.destroy_client, client)
 
     def state(self) -> str:
         return self.call(GetState, "get_state", GetState.Request()).current_state.label

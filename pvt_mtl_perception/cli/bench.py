@@ -4,25 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from pvt_mtl_perception.cli.model_arguments import image_size
 from pvt_mtl_perception.paths import shipped_checkpoint
 
 SUMMARY = "time network, predictor and node on this machine, every backend in one run"
 
 _NODE_PACKAGES = ("rclpy", "vision_msgs")
-
-
-def _size(text: str) -> tuple[int, int]:
-    found = re.fullmatch(r"(\d+)x(\d+)", text)
-    if not found:
-        raise argparse.ArgumentTypeError(f"{text!r} is not WIDTHxHEIGHT, like 640x384")
-    return int(found[2]), int(found[1])
 
 
 def _engine(text: str) -> tuple[str, str]:
@@ -49,13 +42,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 6], help="frames a call (default: 1 6)")
     parser.add_argument(
-        "--input", nargs="+", type=_size, metavar="WxH", help="of the network; the model's own by default"
+        "--input",
+        nargs="+",
+        type=image_size,
+        metavar="WxH",
+        help="of the network; the model's own by default",
     )
-    parser.add_argument("--source", type=_size, default=(720, 1280), metavar="WxH", help="default: 1280x720")
+    parser.add_argument(
+        "--source", type=image_size, default=(720, 1280), metavar="WxH", help="default: 1280x720"
+    )
     parser.add_argument("--each-task", action="store_true", help="also every head alone")
     parser.add_argument("--rounds", type=int, default=8, help="turns of every backend (default: %(default)s)")
     parser.add_argument(
-        "--node", action="store_true", help="also the running node beside the predictor, 1 and 6 cameras"
+        "--node",
+        action="store_true",
+        help="also the running node beside the predictor, 1 and 6 cameras, with the first of --backends",
     )
     parser.add_argument("--out", type=Path, help="folder for bench.md and bench.json")
 
@@ -99,16 +100,22 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def node_command(checkpoint: Path, args: argparse.Namespace, cameras: int, report: Path) -> list[str]:
+    """The benchmark of the node, with the first of ``--backends``, as a command that writes ``report``."""
+    backend, precision = (args.backends or [("auto", "fp32")])[0]
+    return [
+        sys.executable, "-m", "pvt_mtl_perception.ros.benchmark", "--checkpoint", str(checkpoint),
+        "--device", args.device, "--backend", backend, "--precision", precision, "--cameras", str(cameras),
+        "--size", f"{args.source[1]}x{args.source[0]}", "--rate", "30" if cameras == 1 else "10",
+        "--json", str(report),
+    ]  # fmt: skip
+
+
 def _node(checkpoint: Path, args: argparse.Namespace, cameras: int) -> dict[str, Any]:
-    """The benchmark of the node, which needs a ROS environment and so a process of its own."""
+    """Runs ``node_command``: what it measures needs a ROS environment and so a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "node.json"
-        command = [
-            sys.executable, "-m", "pvt_mtl_perception.ros.benchmark", "--checkpoint", str(checkpoint),
-            "--device", args.device, "--backend", "auto", "--cameras", str(cameras),
-            "--size", f"{args.source[1]}x{args.source[0]}", "--rate", "30" if cameras == 1 else "10",
-            "--json", str(path),
-        ]  # fmt: skip
+        command = node_command(checkpoint, args, cameras, path)
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
         if done.returncode:
             raise RuntimeError(

@@ -49,7 +49,7 @@ def camera_topics(arguments: Mapping[str, str]) -> list[CameraTopics]:
     given = {name: arguments[name] for name in ("image_topic", "compressed_topic") if arguments[name]}
     if not given:
         return []
-    names = _camera_names(arguments)
+    names = camera_names(arguments)
     for argument, topic in given.items():
         if "{camera}" in topic and not any(names):
             raise ValueError(
@@ -70,20 +70,47 @@ def camera_topics(arguments: Mapping[str, str]) -> list[CameraTopics]:
     ]
 
 
-def _camera_names(arguments: Mapping[str, str]) -> list[str]:
+def camera_names(arguments: Mapping[str, str]) -> list[str]:
+    """The names in ``cameras``, or those of ``params_file`` where it is empty; by default one empty name.
+
+    Raises:
+        ValueError: where ``params_file`` has cameras of several nodes.
+    """
     if arguments["cameras"].strip():
         return [name.strip() for name in arguments["cameras"].split(",")]
-    found: list[list[str]] = []
-    for parameters in _parameters(read_yaml(Path(arguments["params_file"]))):
-        cameras = parameters.get("cameras")
-        if isinstance(cameras, list) and cameras and cameras not in found:
-            found.append(cameras)
+    found = _of_params_file(arguments, "cameras")
     if len(found) > 1:
         raise ValueError(
             f"{arguments['params_file']} names cameras of several nodes ({found}); say which are meant, like "
             f"cameras:={','.join(map(str, found[0]))}"
         )
     return [str(name) for name in found[0]] if found else [""]
+
+
+def image_transport(arguments: Mapping[str, str]) -> str:
+    """``raw`` or ``compressed``: the argument ``image_transport``, or what ``params_file`` says.
+
+    Raises:
+        ValueError: where ``params_file`` says both, for different nodes.
+    """
+    found = [arguments["image_transport"]] if arguments["image_transport"] else []
+    found = found or _of_params_file(arguments, "image_transport")
+    if len(found) > 1:
+        raise ValueError(
+            f"{arguments['params_file']} has different image_transport for several nodes "
+            f"({', '.join(found)}); say which is meant, like image_transport:=raw"
+        )
+    return found[0] if found else "raw"
+
+
+def _of_params_file(arguments: Mapping[str, str], name: str) -> list[Any]:
+    """The different values that the nodes in ``params_file`` have for a parameter, without empty ones."""
+    found: list[Any] = []
+    for parameters in _parameters(read_yaml(Path(arguments["params_file"]))):
+        value = parameters.get(name)
+        if value and value not in found:
+            found.append(value)
+    return found
 
 
 def _parameters(content: Any) -> Iterator[dict[str, Any]]:

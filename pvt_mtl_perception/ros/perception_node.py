@@ -172,12 +172,17 @@ class PerceptionNode(LifecycleNode):
             self.get_logger().error(reason)
 
     def _load_predictor(self) -> Predictor:
+        settings = self._settings
+        checkpoint = settings.model_path or shipped_checkpoint()
+        self.get_logger().info(
+            f"loading {checkpoint}: device {settings.device}, backend {settings.backend}; the first start "
+            "prepares the backend, which may take minutes"
+        )
         from pvt_mtl_perception.inference.predictor import Predictor
 
-        settings = self._settings
         height, width = settings.input_size
         predictor = Predictor(
-            settings.model_path or shipped_checkpoint(),
+            checkpoint,
             device=settings.device,
             precision=settings.precision,
             backend=settings.backend,

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Collection
 from pathlib import Path
@@ -10,6 +11,7 @@ from checkpoints import make_checkpoint
 from torch import Tensor
 
 from pvt_mtl_perception.cli import main
+from pvt_mtl_perception.cli.bench import add_arguments, node_command
 from pvt_mtl_perception.inference.backends.eager import EagerBackend
 from pvt_mtl_perception.model.network import NetworkOutput
 
@@ -78,3 +80,18 @@ def test_an_engine_that_fails_in_its_first_call_costs_no_other_its_rows(
 def test_a_backend_that_does_not_exist_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--backends", "onnx"]) == 2
     assert "backend 'onnx' is not known; known: eager" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "backend", "precision"),
+    [([], "auto", "fp32"), (["--backends", "compile:bf16", "eager"], "compile", "bf16")],
+)
+def test_the_node_runs_what_the_first_of_the_backends_is(
+    tmp_path: Path, given: list[str], backend: str, precision: str
+) -> None:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    command = node_command(tmp_path / "model", parser.parse_args(given), 6, tmp_path / "node.json")
+    options = dict(zip(command[3::2], command[4::2], strict=True))
+    assert (options["--backend"], options["--precision"]) == (backend, precision)
+    assert (options["--cameras"], options["--size"]) == ("6", "1280x720")

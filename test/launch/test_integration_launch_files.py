@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from bag_files import stamp, street, write_bag, write_foxglove_ros2_bag
 from launch_files import (
-    REPOSITORY,
     declared,
     default,
     has_package,
@@ -66,6 +65,7 @@ def test_nav2_manager_shares_the_namespace_and_starts_the_node_without_bond() ->
         "autostart": True,
         "node_names": ("perception_node",),
         "bond_timeout": 0.0,
+        "service_timeout": 120.0,
     }
     assert manager.node_package == "nav2_lifecycle_manager"
     assert manager.expanded_node_namespace == "/robot"
@@ -94,7 +94,7 @@ def test_nav2_launch_activates_the_node(spawn: Any, client: RosClient, checkpoin
 def chosen(bag: Path, **arguments: str) -> Any:
     """The launch context after ``replay`` has chosen cameras."""
     context = launch.LaunchContext()
-    context.launch_configurations.update({"bag": str(bag), **arguments})
+    context.launch_configurations.update({"bag": str(bag), "preset": "", **arguments})
     for action in load("replay").choose_cameras(context):
         action.visit(context)
     return context
@@ -112,7 +112,7 @@ def test_a_preset_sets_cameras_transport_and_remappings(tmp_path: Path) -> None:
         ("front/image/compressed", NUSCENES_FRONT),
         ("back/image/compressed", NUSCENES_BACK),
     ]
-    assert load("replay").image_topics(configurations) == [NUSCENES_FRONT, NUSCENES_BACK]
+    assert configurations["played_topics"] == f"{NUSCENES_FRONT},{NUSCENES_BACK}"
 
     kitti = write_bag(tmp_path / "kitti", "mcap", [street(0)], "/kitti/camera_color_left/image_raw")
     context = chosen(kitti, preset="kitti")
@@ -121,26 +121,65 @@ def test_a_preset_sets_cameras_transport_and_remappings(tmp_path: Path) -> None:
         chosen(kitti, preset="kitti", cameras="left")
     with pytest.raises(ValueError, match="no camera of the preset nuscenes"):
         chosen(kitti, preset="nuscenes")
-    assert "cameras" not in chosen(kitti, preset="").launch_configurations
+
+
+@pytest.mark.parametrize("kind", ["ros1", "mcap"])
+@pytest.mark.parametrize("compressed", ["", "jpeg"])
+def test_without_a_topic_the_bags_only_images_are_replayed(
+    tmp_path: Path, kind: str, compressed: str
+) -> None:
+    bag = write_bag(tmp_path / "drive", kind, [street(0)], "/rig/front", compressed)
+    own, transport = ("image/compressed", "compressed") if compressed else ("image", "raw")
+    configurations = chosen(bag, namespace="car").launch_configurations
+    assert configurations["played_topics"] == "/rig/front"
+    assert configurations["image_transport"] == transport
+    assert configurations["ros_remaps"] == [(own, "/rig/front")]
+    other = "raw" if compressed else "compressed"
+    with pytest.raises(ValueError, match=rf"image_transport {other}: .*drive.* has /rig/front \(sensor_msgs"):
+        chosen(bag, image_transport=other)
+
+
+@pytest.mark.parametrize("kind", ["ros1", "mcap"])
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ({}, "has 2 image topics, name one of them"),
+        ({"image_topic": "/rig/frnt"}, "no topic /rig/frnt"),
+        ({"image_topic": "/note"}, "topic /note is a std_msgs/msg/String, not an image"),
+        ({"image_topic": "/rig/front", "image_transport": "compressed"}, "no topic /rig/front/compressed"),
+        ({"image_topic": "front"}, "no topic /front"),
+        ({"cameras": "front,right"}, "no topic /front/image"),
+    ],
+)
+def test_what_the_bag_does_not_have_is_named_with_what_it_has(
+    tmp_path: Path, kind: str, arguments: dict[str, str], reason: str
+) -> None:
+    bag = write_bag(tmp_path / "drive", kind, [street(0)], "/rig/front", other_topics=["/rig/left"])
+    with pytest.raises(ValueError, match=f"argument image_topic.*{reason}.*/rig/front .*1 messages"):
+        chosen(bag, **arguments)
+
+
+def test_named_cameras_are_looked_up_by_full_name(tmp_path: Path) -> None:
+    bag = write_bag(tmp_path / "drive", "mcap", [street(0)], "/rig/front", other_topics=["/rig/left/image"])
+    assert chosen(bag, image_topic="front", namespace="/rig").launch_configurations["played_topics"] == (
+        "/rig/front"
+    )
+    configurations = chosen(bag, cameras="left", namespace="rig").launch_configurations
+    assert (configurations["played_topics"], configurations["cameras"]) == ("/rig/left/image", "left")
+    file = tmp_path / "mine.yaml"
+    file.write_text("/**: {ros__parameters: {cameras: [front], image_transport: compressed}}")
+    with pytest.raises(ValueError, match=r"image_transport compressed: .*no topic /rig/front/compressed"):
+        chosen(bag, image_topic="/rig/{camera}", params_file=str(file))
 
 
 def test_bags_that_ros2_cannot_play_are_played_by_our_own(tmp_path: Path) -> None:
     replay = load("replay")
-    names = ("image_topic", "compressed_topic", "image_transport", "cameras", "use_sim_time")
-    arguments = {"bag": "a.bag", "params_file": str(REPOSITORY / "config" / "perception.yaml")}
-    arguments |= dict.fromkeys(names, "")
-    assert not replay.ros2_plays("a.bag", [])
-    assert replay.image_topics(arguments) == []
-    with pytest.raises(ValueError, match=r"a\.bag holds no ROS 2 messages .* give image_topic, or preset"):
-        replay.own_player(arguments, [])
-    arguments |= {
-        "image_topic": "/cam/{camera}/image",
-        "cameras": "left, right",
-        "image_transport": "compressed",
-    }
-    assert replay.image_topics(arguments) == ["/cam/left/image/compressed", "/cam/right/image/compressed"]
+    bag = str(write_bag(tmp_path / "drive", "ros1", [street(0)], "/cam"))
+    assert not replay.ros2_plays(bag, ["/cam"])
+    arguments = {"bag": bag, "use_sim_time": "", "rate": "1.0", "delay": "3.0", "loop": "false"}
+    assert replay.own_player(arguments, ["/cam"]).node_executable == "bag_player"
     with pytest.raises(ValueError, match="no use_sim_time"):
-        replay.own_player({**arguments, "use_sim_time": "true"}, ["/cam/left/image/compressed"])
+        replay.own_player({**arguments, "use_sim_time": "true"}, ["/cam"])
 
 
 def test_foxglove_images_in_a_ros2_bag_are_played_by_our_own(tmp_path: Path) -> None:

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import yaml
-from bag_files import street
+from bag_files import TOPIC, street
 from bag_files import write_bag as write_ros1_bag
 from launch_files import REPOSITORY, ament_prefix_path, declared, load, skip_where_launch_ros_does_not_find
 from launch_files import start as start_launch
 from ros_camera import picture
-from ros_client import START_TIMEOUT
+from ros_client import START_TIMEOUT, TIMEOUT
 from rosbags.highlevel import AnyReader
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
@@ -184,10 +184,18 @@ def test_replay_names_a_wrong_path(tmp_path: Path, bag: str, reason: str) -> Non
 def test_a_player_that_fails_fails_the_launch(spawn: Any, checkpoint: Path, tmp_path: Path) -> None:
     skip_where_launch_ros_does_not_find("perception_node", "bag_player")
     bag = write_ros1_bag(tmp_path / "drive", "ros1", [street(0)])
-    launched = start_launch(
-        spawn, "replay", bag=bag, image_topic="/no/such/topic", model_path=checkpoint, device="cpu"
-    )
+    launched = start_launch(spawn, "replay", bag=bag, rate=0, model_path=checkpoint, device="cpu")
     assert launched.wait(START_TIMEOUT) == 1, launched.output
     assert "the bag was not played" in launched.output
     assert "ended with status 2" in launched.output
-    assert "/no/such/topic" in launched.output
+    assert "--rate is 0" in launched.output
+
+
+def test_a_topic_that_the_bag_does_not_have_ends_the_launch_before_the_node_starts(
+    spawn: Any, tmp_path: Path
+) -> None:
+    bag = write_ros1_bag(tmp_path / "drive", "mcap", [street(0)])
+    launched = start_launch(spawn, "replay", bag=bag, image_topic="/no/such/topic")
+    assert launched.wait(TIMEOUT) == 1, launched.output
+    assert f"no topic /no/such/topic; image topics: {TOPIC} (sensor_msgs" in launched.output
+    assert "perception_node" not in launched.output

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pvt_mtl_perception.ros.camera_topics import camera_topics
+from pvt_mtl_perception.ros.camera_topics import camera_topics, image_transport
 
 CONFIG = Path(__file__).resolve().parents[2] / "config" / "perception.yaml"
 
@@ -68,6 +68,22 @@ def test_cameras_of_several_nodes_must_be_chosen_from(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"mine\.yaml names cameras of several nodes .*cameras:=front"):
         pairs(file, image_topic="/rgb")
     assert pairs(file) == {}, "where no topic is to be remapped, nobody asks"
+
+
+def test_the_transport_is_the_arguments_then_the_parameter_files(tmp_path: Path) -> None:
+    def transport(text: str, argument: str = "") -> str:
+        file = tmp_path / "mine.yaml"
+        file.write_text(text)
+        return image_transport({"image_transport": argument, "params_file": str(file)})
+
+    compressed = "a: {ros__parameters: {image_transport: compressed}}\n"
+    raw = "b: {ros__parameters: {image_transport: raw}}\n"
+    assert transport("other: 1") == "raw"
+    assert transport(compressed) == "compressed"
+    assert transport(compressed, "raw") == "raw"
+    assert transport(compressed + raw, "compressed") == "compressed"
+    with pytest.raises(ValueError, match=r"mine\.yaml .*\(compressed, raw\).*image_transport:="):
+        transport(compressed + raw)
 
 
 def test_several_cameras_cannot_share_a_topic() -> None:

@@ -1,7 +1,8 @@
-"""A node with six cameras in three processes: one changes its size, one dies, one never starts."""
+"""A node with six cameras in three processes: one changes its size, one stalls and dies, one never starts."""
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from itertools import permutations
 from pathlib import Path
@@ -59,7 +60,7 @@ def test_a_stamp_before_1970_is_a_stamp_as_any_other(client: RosClient) -> None:
     values = client.camera_values("/back_right/image", answered)
     assert result.wait_for().header.stamp.sec == -1
     assert values["frames failed"] == "0"
-    client.node.destroy_publisher(publisher)
+    client.in_executor(client.node.destroy_publisher, publisher)
     client.forget(result)
 
 
@@ -72,7 +73,9 @@ def test_a_warning_ends_where_the_period_is_set_to_never(client: RosClient) -> N
     client.forget(listener)
 
 
-def test_cameras_that_change_size_die_or_never_start_delay_no_other(client: RosClient, mortal: Any) -> None:
+def test_cameras_that_change_size_stall_die_or_never_start_delay_no_other(
+    client: RosClient, mortal: Any
+) -> None:
     masks = {name: client.listen(Image, f"/{name}/segmentation/mask") for name in NAMES}
     sizes = {f"{masks['back'].wait_for().width}x{masks['back'].messages[-1].height}"}
     masks["back"].wait_for(lambda mask: f"{mask.width}x{mask.height}" not in sizes)
@@ -80,11 +83,23 @@ def test_cameras_that_change_size_die_or_never_start_delay_no_other(client: RosC
         lambda values: any(pair.startswith("5: ") for pair in values["batches by size"].split(", "))
     )
     masks["back_left"].wait_for()
+
+    def others_go_on() -> None:
+        for name in NAMES[:4]:
+            before = len(masks[name].messages)
+            masks[name].wait_for(lambda _, name=name, before=before: len(masks[name].messages) > before + 5)
+
+    mortal.process.send_signal(signal.SIGSTOP)
+    others_go_on()  # and what the camera had published before is through
+    delivered = len(masks["back_left"].messages)
+    others_go_on()
+    assert len(masks["back_left"].messages) == delivered
+    mortal.process.send_signal(signal.SIGCONT)
+    masks["back_left"].wait_for()
+
     mortal.stop(TIMEOUT)
     client.camera_values("/back_left/image", lambda values: values["level"] == "WARN")
-    for name in NAMES[:4]:
-        before = len(masks[name].messages)
-        masks[name].wait_for(lambda _, name=name, before=before: len(masks[name].messages) > before + 5)
+    others_go_on()
     assert client.camera_values("/back_right/image")["level"] == "WARN"
     assert not masks["back_right"].messages
     widths = {name: {mask.width for mask in masks[name].messages} for name in NAMES[:4]}

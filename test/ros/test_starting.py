@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,8 @@ import pytest
 from lifecycle_msgs.msg import Transition
 from ros_client import START_TIMEOUT, TIMEOUT, RosClient
 from vision_msgs.msg import Classification
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
 
 @pytest.fixture
@@ -49,6 +53,11 @@ def test_a_node_without_autostart_is_led_through_its_states_and_corrected(
     assert client.set_parameter("device", "cuda:77") == ""
     assert not client.change_state(Transition.TRANSITION_CONFIGURE)
     node.wait_for(r"cannot configure: device 'cuda:77'", TIMEOUT)
+
+    # What takes long is said before.
+    before = node.output.split("cannot configure: device 'cuda:77'")[0].splitlines()
+    announced = f"loading {checkpoint}: device cuda:77, backend auto; the first start prepares the backend"
+    assert any("[INFO]" in line and announced in line for line in before), node.output
 
     # Corrected, it can be configured, activated, and taken back to the start.
     assert client.set_parameter("device", "cpu") == ""
@@ -100,6 +109,21 @@ def test_signals_end_the_node_cleanly(node: Any, signals: tuple[signal.Signals, 
         time.sleep(pause)
     assert node.wait(TIMEOUT) == 0, node.output
     assert "Traceback" not in node.output, node.output
+
+
+@pytest.mark.parametrize("name", ["perception_node", "autoware_converter", "bag_player"])
+def test_a_signal_during_the_imports_ends_an_executable_without_a_traceback(spawn: Any, name: str) -> None:
+    executable = spawn(
+        SCRIPTS / name,
+        python="/bin/sh",
+        environment={
+            "PATH": f"{sys.prefix}/bin:{os.environ['PATH']}",
+            "PYTHONPROFILEIMPORTTIME": "1",  # prints each module that is imported
+        },
+    )
+    executable.wait_for(r"import time:.*\brclpy\.", TIMEOUT)
+    assert executable.stop(TIMEOUT) == -signal.SIGINT, executable.output
+    assert "Traceback" not in executable.output, executable.output
 
 
 @pytest.mark.parametrize(
