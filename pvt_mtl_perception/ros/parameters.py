@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -226,6 +227,23 @@ def declare(node: Node) -> None:
         value = node.declare_parameter(spec.name, default, spec.descriptor()).value
         if reason := spec.refusal(value):
             raise ValueError(f"parameter {reason}")
+
+
+def unknown_overrides(node: Node) -> dict[str, str]:
+    """What the command line or a parameter file sets and nobody declares, each with the nearest known name.
+
+    Args:
+        node: after ``declare``.
+
+    Returns:
+        by name the nearest parameter's name, empty where none is near.
+    """
+    names = [
+        name
+        for name in node._parameter_overrides
+        if not node.has_parameter(name) and not name.startswith("qos_overrides.")
+    ]
+    return {name: next(iter(difflib.get_close_matches(name, PARAMETERS, n=1)), "") for name in names}
 
 
 def read(node: Node) -> Settings:

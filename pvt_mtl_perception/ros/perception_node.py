@@ -50,6 +50,7 @@ LOG_PERIOD = 5.0
 MAX_STAMP_AGE = 60.0
 """Seconds; an image that seems older, or from the future, was stamped by another clock."""
 
+_IMAGE_TYPES = {"raw": "sensor_msgs/msg/Image", "compressed": "sensor_msgs/msg/CompressedImage"}
 _SUCCESS = TransitionCallbackReturn.SUCCESS
 _FAILURE = TransitionCallbackReturn.FAILURE
 _ERROR = TransitionCallbackReturn.ERROR
@@ -88,6 +89,9 @@ class PerceptionNode(LifecycleNode):
         super().__init__(NODE_NAME, **node_options)
         self._survive_invalid_transitions()
         parameters.declare(self)
+        for name, near in parameters.unknown_overrides(self).items():
+            hint = f"; did you mean {near}?" if near else ""
+            self.get_logger().warning(f"parameter {name} is not known and has no effect{hint}")
         self._settings = parameters.read(self)
         self.add_on_set_parameters_callback(self._check_parameters)
         self.add_post_set_parameters_callback(self._apply_parameters)
@@ -159,9 +163,10 @@ class PerceptionNode(LifecycleNode):
             self._release()
             self.report_fault(f"cannot configure: {error}")
             return _FAILURE
+        size = predictor.preprocessing
         self.get_logger().info(
-            f"configured: {self._predictor.model_name} ({', '.join(self._predictor.tasks)}) "
-            f"on {self._predictor.device} in {self._predictor.precision} with {self._predictor.backend}"
+            f"configured: {predictor.model_name} ({', '.join(predictor.tasks)}) on {predictor.device} in "
+            f"{predictor.precision} with {predictor.backend}, input {size.width}x{size.height} pixels"
         )
         return super().on_configure(state)
 
@@ -523,19 +528,19 @@ class PerceptionNode(LifecycleNode):
 
     def _explain_silence(self, camera: Camera, requested: QoSProfile) -> str:
         topic = self._input_topic(camera)
-        is_compressed = self._settings.image_transport == "compressed"
-        wanted_type = "sensor_msgs/msg/CompressedImage" if is_compressed else "sensor_msgs/msg/Image"
+        wanted_type = _IMAGE_TYPES[self._settings.image_transport]
         own_topics = {
             name
             for name, _ in self.get_publisher_names_and_types_by_node(self.get_name(), self.get_namespace())
         }
-        same_type = [
-            name
+        elsewhere = {
+            name: kind
             for name, types in self.get_topic_names_and_types()
-            if wanted_type in types and name not in own_topics and self.count_publishers(name) > 0
-        ]
+            for kind in types
+            if kind in _IMAGE_TYPES.values() and name not in own_topics and self.count_publishers(name) > 0
+        }
         return qos.explain_silence(
-            topic, wanted_type, requested, self.get_publishers_info_by_topic(topic), same_type
+            topic, wanted_type, requested, self.get_publishers_info_by_topic(topic), elsewhere
         )
 
 

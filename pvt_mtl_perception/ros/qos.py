@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from rclpy.qos import (
@@ -78,12 +78,18 @@ def naming_overrides(topic: str, entity: str) -> Iterator[None]:
         ) from None
 
 
+def _transport_hint(published_type: str, requested_type: str) -> str:
+    if published_type == requested_type:
+        return ""
+    return f"; set image_transport to {'compressed' if 'Compressed' in published_type else 'raw'}"
+
+
 def explain_silence(
     topic: str,
     requested_type: str,
     requested: QoSProfile,
     publishers: Sequence[TopicEndpointInfo],
-    same_type_topics: Sequence[str],
+    elsewhere: Mapping[str, str],
 ) -> str:
     """Why a subscription hears nothing, from what discovery knows of the topic's publishers.
 
@@ -92,15 +98,15 @@ def explain_silence(
         requested_type: its type, like ``sensor_msgs/msg/Image``.
         requested: its QoS.
         publishers: everybody who publishes on the topic.
-        same_type_topics: other topics with that type and a publisher.
+        elsewhere: other topics with images and a publisher, and their types, raw or compressed.
     """
     if not publishers:
-        elsewhere = (
-            f"{requested_type} is published on: {', '.join(sorted(same_type_topics))}"
-            if same_type_topics
-            else f"nobody publishes {requested_type}"
+        found = ", ".join(
+            f"{name} ({kind}{_transport_hint(kind, requested_type)})"
+            for name, kind in sorted(elsewhere.items())
         )
-        return f"{topic} (requested: {describe(requested)}) has no publisher; {elsewhere}"
+        rest = f"images are published on: {found}" if found else "nobody publishes images"
+        return f"{topic} (requested: {describe(requested)}) has no publisher; {rest}"
     reasons = []
     for publisher in publishers:
         name = f"{publisher.node_namespace.rstrip('/')}/{publisher.node_name}"

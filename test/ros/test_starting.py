@@ -70,7 +70,7 @@ def test_a_node_without_autostart_is_led_through_its_states_and_corrected(
     # Nobody publishes.
     node.wait_for(r"\[WARN\].*no image for .* s: /image \(requested: reliable.*\) has no publisher", TIMEOUT)
     values = client.camera_values("/image", lambda values: values["level"] == "WARN")
-    assert "has no publisher; nobody publishes sensor_msgs/msg/Image" in values["message"]
+    assert "has no publisher; nobody publishes images" in values["message"]
 
     # Somebody publishes best effort where the node was told to ask for reliable.
     camera = start_camera("image")
@@ -146,7 +146,11 @@ def test_an_invalid_parameter_at_the_start_is_named(
 def test_without_a_usable_model_an_autostarting_node_says_so_and_waits(
     start_node: Any, client: RosClient
 ) -> None:
-    node = start_node(model_path="/no/such/model.safetensors")
+    node = start_node(model_path="/no/such/model.safetensors", score_treshold=0.5)
+    node.wait_for(
+        r"\[WARN\].*parameter score_treshold is not known and has no effect; did you mean score_threshold\?",
+        START_TIMEOUT,
+    )
     node.wait_for(r"\[ERROR\].*cannot configure: no checkpoint at /no/such/model\.safetensors", START_TIMEOUT)
     node.wait_for(r"\[ERROR\].*not started.*ros2 lifecycle set /perception_node configure", TIMEOUT)
     assert client.state() == "unconfigured"
