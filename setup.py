@@ -65,7 +65,7 @@ setup(
         "PyYAML>=6",
         "rosbags>=0.10",
         "safetensors>=0.4",
-        "timm>=1.0.15",
+        "timm>=1.0.21",
         "torch>=2.8",
         "torchvision>=0.23",
         "tqdm>=4.60",

@@ -123,11 +123,21 @@ class TaskLabels:
     Attributes:
         classification: by group, in the order of the head's outputs.
         detection, segmentation: None where the model lacks the task.
+
+    Raises:
+        ValueError: when there are more classes to segment than a mask has ids for.
     """
 
     classification: Mapping[str, LabelSet]
     detection: LabelSet | None
     segmentation: LabelSet | None
+
+    def __post_init__(self) -> None:
+        if self.segmentation is not None and len(self.segmentation) > IGNORE_INDEX:
+            raise ValueError(
+                f"label set {self.segmentation.name!r} has {len(self.segmentation)} classes; segmentation "
+                f"takes at most {IGNORE_INDEX}, because masks have 8 bits and {IGNORE_INDEX} means unlabelled"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data; ``from_dict`` reads it back."""
@@ -143,6 +153,7 @@ class TaskLabels:
 
         Raises:
             KeyError: when a key is missing.
+            ValueError: from the class itself.
         """
         return cls(
             classification={g: LabelSet.from_dict(d) for g, d in data["classification"].items()},

@@ -86,7 +86,7 @@ def set_up(venv: Path) -> None:
         install_packages(venv, distro)
         # Last, so that whatever was interrupted is done again.
         stamp.write_text(key)
-    print(f"The environment is ready: {venv}")
+    print(f"The environment is ready. For pvt-mtl on the path of this shell:\n    source {venv}/bin/activate")
 
 
 def sourced_ros() -> str | None:

@@ -157,6 +157,21 @@ def test_pickles_are_loaded_in_one_place_and_as_weights_only():
     assert calls[f"{PACKAGE}/model/pretrained.py"]["weights_only"] == "True"
 
 
+def test_opencv_4_6_has_every_name_that_is_used():
+    # All names of OpenCV 4.6, which Ubuntu 24.04 has and setup.py allows:
+    # print(textwrap.fill(" ".join(dir(cv2)), 110))
+    names = set((REPOSITORY / "test" / "data" / "opencv_4_6_names.txt").read_text().split())
+    used = {}
+    for folder in (PACKAGE, "benchmarks", "scripts", "test"):
+        for path in sorted((REPOSITORY / folder).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "cv2":
+                    used.setdefault(node.attr, f"{path.relative_to(REPOSITORY)}:{node.lineno}")
+
+    assert len(used) > 50
+    assert {name: place for name, place in used.items() if name not in names} == {}
+
+
 def test_an_environment_that_is_up_to_date_is_left_alone(tmp_path, monkeypatch, capsys):
     path = REPOSITORY / "scripts" / "setup_environment.py"
     spec = importlib.util.spec_from_file_location("setup_environment", path)
@@ -173,7 +188,9 @@ def test_an_environment_that_is_up_to_date_is_left_alone(tmp_path, monkeypatch, 
     assert done == ["checked", "made", "installed"]
     script.set_up(tmp_path)
     assert done == ["checked", "made", "installed"]
-    assert capsys.readouterr().out.count("The environment is ready") == 1
+    printed = capsys.readouterr().out
+    assert printed.count("The environment is ready") == 1
+    assert f"source {tmp_path}/bin/activate" in printed
 
     (tmp_path / "setup-key").write_text("of other requirements")
     script.set_up(tmp_path)

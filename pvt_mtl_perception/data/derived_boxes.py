@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -32,6 +33,15 @@ class DerivedBoxes:
     ignore_boxes: npt.NDArray[np.float32]
 
 
+def extent(mask: npt.NDArray[Any]) -> tuple[int, int, int, int]:
+    """The smallest ``xyxy`` box around what is not zero in (H, W), its end exclusive; all 0 for nothing."""
+    # Not cv2.boundingRect, which in OpenCV 4.6 misses pixels of masks that are a few pixels wide.
+    columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
+    if not len(rows):
+        return 0, 0, 0, 0
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
 def derive_boxes(
     mask: npt.NDArray[np.uint8],
     to_detection: npt.NDArray[np.uint8],
@@ -51,11 +61,11 @@ def derive_boxes(
     labels: list[npt.NDArray[np.int64]] = []
     ignored: list[npt.NDArray[np.int32]] = []
     for label in np.flatnonzero(np.bincount(to_detection[to_detection != IGNORE_INDEX], minlength=1)):
-        of_class = (detection == label).view(np.uint8)
-        left, top, width, height = cv2.boundingRect(of_class)
-        if width == 0:
+        of_class = detection == label
+        left, top, right, bottom = extent(of_class)
+        if left == right:
             continue
-        region = of_class[top : top + height, left : left + width]
+        region = of_class[top:bottom, left:right].view(np.uint8)
         _, _, stats, _ = cv2.connectedComponentsWithStats(region, connectivity=8)
         found = stats[1:, :4] + np.array([left, top, 0, 0], np.int32)
         found[:, 2:] += found[:, :2]

@@ -122,16 +122,26 @@ def read_json(path: Path) -> Any:
             gc.enable()
 
 
+_JPEG_SCAN, _JPEG_END = b"\xff\xda", b"\xff\xd9"
+
+
 def _decode(path: Path, flags: int) -> npt.NDArray[Any]:
     try:
-        data = np.fromfile(path, np.uint8)
+        data = path.read_bytes()
     except FileNotFoundError:
         raise SampleError("the file is missing", path) from None
-    if not len(data):
+    if not data:
         raise SampleError("the file is empty", path)
+    # OpenCV 4.6 fills up a truncated JPEG, newer ones refuse it. An end before the scan is a thumbnail's, and
+    # other bytes may follow the picture's own.
+    truncated = (
+        data.startswith(b"\xff\xd8")
+        and not data.endswith(_JPEG_END)
+        and _JPEG_END not in data[data.find(_JPEG_SCAN) :]
+    )
     # From memory, because imread fills up a truncated file with grey and says nothing.
     try:
-        image = cv2.imdecode(data, flags)
+        image = None if truncated else cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
         raise SampleError(f"OpenCV does not decode it: {error.err}", path) from None
     if image is None:
@@ -146,7 +156,8 @@ def read_image(path: Path) -> npt.NDArray[np.uint8]:
     Raises:
         SampleError: when the file is missing, truncated or no image.
     """
-    return _decode(path, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION).astype(np.uint8, copy=False)
+    image = _decode(path, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image).astype(np.uint8, copy=False)
 
 
 def read_ids(

@@ -131,7 +131,8 @@ def jpeg(image: Image, strength: int, dice: np.random.Generator) -> Image:
     """JPEG at the qualities of ImageNet-C, with the pixels of ``torchvision.transforms.v2.JPEG``."""
     quality = (25, 18, 15, 10, 7)[strength - 1]
     coded = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
-    return np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR_RGB), np.uint8)
+    decoded = np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR), np.uint8)
+    return np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), np.uint8)
 
 
 CORRUPTIONS: Mapping[str, Callable[[Image, int, np.random.Generator], Image]] = {

@@ -155,7 +155,7 @@ def load_task_labels(spec: ModelSpec) -> TaskLabels:
     """The label sets that a spec names, read from their files.
 
     Raises:
-        FileNotFoundError, ValueError: from ``load_label_set``.
+        FileNotFoundError, ValueError: from ``load_label_set`` and ``TaskLabels``.
     """
     groups = spec.classification.label_sets if spec.classification else {}
     return TaskLabels(

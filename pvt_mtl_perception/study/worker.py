@@ -121,6 +121,7 @@ def do_job(folder: JobFolder, device: str) -> int:
         KeyboardInterrupt: after SIGINT.
         Exception: whatever goes wrong in training or evaluation.
     """
+    import cv2
     import timm
     import torch
 
@@ -168,6 +169,8 @@ def do_job(folder: JobFolder, device: str) -> int:
             "python": platform.python_version(),
             "torch": torch.__version__,
             "timm": timm.__version__,
+            # Rendered scenes differ with it.
+            "opencv": cv2.__version__,
         },
         "config": dataclasses.asdict(config),
     }

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pvt_mtl_perception.data.camvid import FOLDS, CamVidDataset, time_blocks
-from pvt_mtl_perception.data.derived_boxes import derive_boxes
+from pvt_mtl_perception.data.derived_boxes import derive_boxes, extent
 from pvt_mtl_perception.data.reading import SampleError
 from pvt_mtl_perception.data.sources import SourceConfig, open_source
 from pvt_mtl_perception.labels import TaskLabels, load_label_set
@@ -52,6 +52,16 @@ def test_frame_is_mapped_into_the_driving_taxonomy(folder: Path) -> None:
     assert labelled == ["pedestrian", "rider", "car", "traffic sign"]
     assert [TIME_OF_DAY.names[dataset[i].classes["timeofday"]] for i in (0, 6)] == ["dawn/dusk", "daytime"]
     assert set(sample.classes) == {"timeofday"}
+
+
+def test_the_extent_of_a_mask_is_that_of_its_pixels_however_narrow() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(2000):
+        mask = np.zeros(rng.integers(1, 12, 2), np.uint8)
+        ys, xs = rng.integers(0, mask.shape[0], 2), rng.integers(0, mask.shape[1], 2)
+        mask[ys, xs] = 255
+        assert extent(mask) == (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1)
+    assert extent(np.zeros((4, 5), np.bool_)) == (0, 0, 0, 0)
 
 
 def test_held_out_and_fit_share_nothing_and_every_sequence_gives_to_both(folder: Path) -> None:

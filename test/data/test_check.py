@@ -93,7 +93,7 @@ def test_images_of_training_among_those_of_evaluation_are_found(tmp_path: Path) 
 def test_contact_sheet_shows_masks_boxes_and_their_names(tmp_path: Path, bdd: SourceConfig) -> None:
     source = open_source(bdd, DRIVING)
     draw_contact_sheet([("train: bdd100k", source)], tmp_path / "sheet.png", columns=4)
-    sheet = cv2.imread(str(tmp_path / "sheet.png"), cv2.IMREAD_COLOR_RGB)
+    sheet = cv2.imread(str(tmp_path / "sheet.png"))[..., ::-1]
     assert sheet.shape[1] > 1000
     # Boxes are outlined in the colours of their classes, car and pedestrian.
     for name in ("car", "pedestrian"):

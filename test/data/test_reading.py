@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 from data_layouts import make_scene, write_picture
-from PIL import Image
+from PIL import ExifTags, Image
 
 from pvt_mtl_perception.data.reading import SampleError, read_ids, read_image
 
@@ -54,3 +54,26 @@ def test_a_palette_above_pillows_limit_is_an_error_that_names_the_file(
     monkeypatch.undo()
     with pytest.raises(SampleError, match=r"mask\.png: has 3 channels"):
         read_ids(path)
+
+
+def test_a_truncated_jpeg_is_an_error_and_bytes_behind_a_whole_one_are_none(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    write_picture(path, make_scene(0).image)
+    whole, image = path.read_bytes(), read_image(path)
+    for count in (len(whole) // 2, len(whole) - 40, len(whole) - 1):
+        path.write_bytes(whole[:count])
+        with pytest.raises(SampleError, match=r"a\.jpg: damaged, or not an image"):
+            read_image(path)
+    path.write_bytes(whole + b"of a camera's own")
+    np.testing.assert_array_equal(read_image(path), image)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_an_image_is_rgb_as_stored_whatever_exif_says(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a.{suffix}"
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.new("RGB", (48, 32), (200, 100, 50)).save(path, exif=exif)
+    image = read_image(path)
+    assert image.shape == (32, 48, 3)
+    np.testing.assert_allclose(image[5, 7].astype(int), (200, 100, 50), atol=2)

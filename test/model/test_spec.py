@@ -6,11 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from pvt_mtl_perception.model.spec import (
     ClassificationSpec,
     DetectionSpec,
     ModelSpec,
+    SegmentationSpec,
     TaskLabels,
     load_spec,
     load_task_labels,
@@ -65,6 +67,20 @@ def test_a_file_that_is_no_spec_is_named(tmp_path: Path, text: str, message: str
     path.write_text(text)
     with pytest.raises(ValueError, match=message):
         load_spec(path)
+
+
+def test_more_classes_to_segment_than_a_mask_has_ids_for_are_refused(tmp_path: Path) -> None:
+    def labels(count: int) -> str:
+        path = tmp_path / f"of_{count}.yaml"
+        path.write_text(yaml.safe_dump({"classes": [f"class {i}" for i in range(count)]}))
+        return str(path)
+
+    at_most = load_task_labels(ModelSpec(segmentation=SegmentationSpec(labels(255))))
+    assert at_most.segmentation is not None and len(at_most.segmentation) == 255
+    with pytest.raises(ValueError, match="'of_256' has 256 classes; segmentation takes at most 255"):
+        load_task_labels(ModelSpec(segmentation=SegmentationSpec(labels(256))))
+    with pytest.raises(ValueError, match="label set 'imagenet' has 1000 classes"):
+        load_task_labels(ModelSpec(segmentation=SegmentationSpec("imagenet")))
 
 
 def test_labels_round_trip_and_follow_the_spec() -> None:

@@ -10,8 +10,11 @@ import sys
 import time
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+import timm
+import torch
 import yaml
 from study_files import study_content, write_study
 
@@ -85,6 +88,7 @@ def test_one_command_tunes_runs_measures_and_reports_and_does_nothing_twice(
     markdown = (out / "report.md").read_text()
     assert "1 of 2 jobs are finished" in markdown and "latency, 64x64" in markdown
     assert "whether they changed" not in markdown and "was not changed since" in markdown
+    assert f"{torch.__version__}; {timm.__version__}; {cv2.__version__} |" in markdown
     assert (out / "affinity_mtl.png").is_file()
     made = ("tuning.json", "cost.json", "preregistration.jsonl")
     files = [out / name for name in (*made, f"jobs/{JOB}/result.json", f"jobs/{JOB}/robustness/scores.json")]

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from pvt_mtl_perception.data.derived_boxes import extent
 from pvt_mtl_perception.data.sample import Sample
 from pvt_mtl_perception.data.synthetic.camera import Camera, make_camera
 from pvt_mtl_perception.data.synthetic.canvas import FIRST_INSTANCE, Canvas, Instance
@@ -371,13 +372,14 @@ def read_boxes(
         if x1 <= x0 or y1 <= y0:
             continue
         number = FIRST_INSTANCE + position
-        mask = cv2.inRange(ids[y0:y1, x0:x1], number, number)
-        seen = cv2.countNonZero(mask)
+        mask = ids[y0:y1, x0:x1] == number
+        seen = np.count_nonzero(mask)
         if not seen:
             continue
-        left, top, wide, tall = cv2.boundingRect(mask)
-        box = (x0 + left, y0 + top, x0 + left + wide, y0 + top + tall)
-        if seen >= MIN_VISIBLE * area and seen >= min_area and min(wide, tall) >= min_side:
+        left, top, right, bottom = extent(mask)
+        box = (x0 + left, y0 + top, x0 + right, y0 + bottom)
+        side = min(right - left, bottom - top)
+        if seen >= MIN_VISIBLE * area and seen >= min_area and side >= min_side:
             boxes.append(box)
             labels.append(label)
         else:

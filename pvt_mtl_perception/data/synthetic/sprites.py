@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from pvt_mtl_perception.data.derived_boxes import extent
 from pvt_mtl_perception.data.synthetic.textures import Bytes
 
 # The weight that stands for 1 in a stamp's maps.
@@ -43,10 +44,10 @@ def make_stamp(maps: Sequence[Bytes], cover: Bytes, origin: tuple[float, float],
     Raises:
         ValueError: when nothing is covered.
     """
-    x, y, width, height = cv2.boundingRect(cover)
-    if width == 0:
+    x0, y0, x1, y1 = extent(cover)
+    if x0 == x1:
         raise ValueError("a stamp covers at least one pixel")
-    window = (slice(y, y + height), slice(x, x + width))
+    window = (slice(y0, y1), slice(x0, x1))
     level = (tuple(np.ascontiguousarray(m[window]) for m in maps), np.ascontiguousarray(cover[window]))
     levels = [level]
     while min(levels[-1][1].shape) > 7:
@@ -55,7 +56,7 @@ def make_stamp(maps: Sequence[Bytes], cover: Bytes, origin: tuple[float, float],
         size = ((columns + 1) // 2, (rows + 1) // 2)
         smaller = tuple(cv2.resize(m, size, interpolation=cv2.INTER_AREA) for m in above[0])
         levels.append((smaller, cv2.resize(above[1], size, interpolation=cv2.INTER_AREA)))
-    return Stamp(tuple(levels), (origin[0] - x, origin[1] - y), scale)
+    return Stamp(tuple(levels), (origin[0] - x0, origin[1] - y0), scale)
 
 
 def color_stamp(maps: Sequence[Bytes], mixes: Sequence[npt.NDArray[np.float32]], shine: float) -> Bytes:

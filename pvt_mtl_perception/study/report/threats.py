@@ -384,7 +384,7 @@ def provenance_section(results: StudyResults, standing: Standing) -> Section:
             listed(sorted({str(run.result["training"].get("device", NONE)) for run in runs})) or NONE,
         ],
         ["commit", listed(sorted({str(run.result.get("commit")) for run in runs})) or NONE],
-        ["Python, torch, timm", f"{distinct('python')}; {distinct('torch')}; {distinct('timm')}"],
+        ["Python, torch, timm, OpenCV", "; ".join(map(distinct, ("python", "torch", "timm", "opencv")))],
     ]
     rows += [
         [f"pre-registration {count + 1}", f"{version['time']}, SHA-256 {version['sha256']}"]
