@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import yaml
 
-from pvt_mtl_perception.paths import share_directory
+from pvt_mtl_perception.paths import read_yaml, share_directory
 
 IGNORE_INDEX = 255
 """The id of pixels without a label in samples, whatever the files of their data set hold there."""
@@ -192,7 +191,7 @@ def load_label_set(name_or_path: str | Path) -> LabelSet:
         path = share_directory() / "config" / "labels" / f"{name_or_path}.yaml"
     if not path.is_file():
         raise FileNotFoundError(f"no label set at {path}; known names: {', '.join(available_label_sets())}")
-    data = yaml.safe_load(path.read_text())
+    data = read_yaml(path)
     if not isinstance(data, dict) or not isinstance(data.get("classes"), list):
         raise ValueError(f"{path}: a label set needs the key 'classes' with a list of names")
     unknown = sorted(set(data) - {"name", "ignore_index", "classes", "mappings"})

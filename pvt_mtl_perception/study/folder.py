@@ -5,13 +5,14 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+from pvt_mtl_perception.paths import replaced
 
 State = Literal["done", "running", "failed", "waiting"]
 
@@ -144,13 +145,5 @@ def write_atomically(path: Path, text: str) -> None:
     Raises:
         OSError: from the file system; ``path`` is then as it was.
     """
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    with replaced(path) as temporary:
+        temporary.write_text(text)

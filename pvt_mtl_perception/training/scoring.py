@@ -98,6 +98,9 @@ def _score_rows(scores: dict[str, Any]) -> list[str]:
 def _class_rows(scores: dict[str, Any]) -> list[str]:
     rows = []
     for source, values in scores.items():
+        for group, result in values.get("classification", {}).items():
+            rows += [f"\n### Accuracy by class, {group}, {source}\n", "| class | accuracy (%) |", "|---|---|"]
+            rows += [f"| {name} | {_percent(value)} |" for name, value in result["per_class"].items()]
         if segmentation := values.get("segmentation"):
             rows += [f"\n### IoU by class, {source}\n", "| class | IoU (%) |", "|---|---|"]
             rows += [f"| {name} | {_percent(iou)} |" for name, iou in segmentation["per_class"].items()]
