@@ -38,6 +38,7 @@ from pvt_mtl_perception.inference.process import prepare_script  # noqa: E402
 from pvt_mtl_perception.model.checkpoint import Checkpoint, load_checkpoint  # noqa: E402
 from pvt_mtl_perception.model.network import MultiTaskNetwork  # noqa: E402
 from pvt_mtl_perception.model.spec import TASKS  # noqa: E402
+from pvt_mtl_perception.paths import replaced  # noqa: E402
 
 Image = npt.NDArray[np.uint8]
 Row = dict[str, Any]
@@ -470,9 +471,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def keep() -> None:
         if args.json:
-            unfinished = args.json.with_name(f".{args.json.name}")
-            unfinished.write_text(json.dumps(report, indent=1) + "\n")
-            unfinished.replace(args.json)
+            with replaced(args.json) as unfinished:
+                unfinished.write_text(json.dumps(report, indent=1) + "\n")
 
     failed = False
     needed = ["machine"] if "floor" in args.parts else []

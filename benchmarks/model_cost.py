@@ -20,6 +20,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
+from pvt_mtl_perception.cli.model_arguments import image_size
 from pvt_mtl_perception.model.network import MultiTaskNetwork, count_parameters
 from pvt_mtl_perception.model.spec import (
     BackboneSpec,
@@ -118,16 +119,11 @@ def print_matches(costs: Sequence[Cost], sizes: Sequence[tuple[int, int]]) -> No
     print("In brackets: the RegNetY network's value divided by the PVT network's.")
 
 
-def size(text: str) -> tuple[int, int]:
-    width, _, height = text.partition("x")
-    return int(height), int(width)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--backbones", nargs="+", default=[*PVT, *REGNET], help="timm models")
     parser.add_argument("--necks", nargs="+", default=NECKS, choices=NECKS)
-    parser.add_argument("--sizes", nargs="+", type=size, default=SIZES, metavar="WIDTHxHEIGHT")
+    parser.add_argument("--sizes", nargs="+", type=image_size, default=SIZES, metavar="WIDTHxHEIGHT")
     args = parser.parse_args()
     # The counter sees the matrix products of attention, whichever kernel would run them.
     set_fused_attn(False)

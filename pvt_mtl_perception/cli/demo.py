@@ -7,19 +7,12 @@ that the next run starts at once. The results are overlay.mp4, summary.png, repo
 from __future__ import annotations
 
 import argparse
-import re
 from pathlib import Path
 
+from pvt_mtl_perception.cli.model_arguments import image_size
 from pvt_mtl_perception.paths import shipped_checkpoint
 
 SUMMARY = "play a drive or a bag through the node and show what it sees"
-
-
-def _size(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d+)x(\d+)", text)
-    if not match:
-        raise argparse.ArgumentTypeError(f"{text!r} is not like 1280x720")
-    return int(match[1]), int(match[2])
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     drive.add_argument("--seconds", type=float, default=15.0, help="default: %(default)s")
     drive.add_argument("--fps", type=float, default=10.0, help="default: %(default)s")
     drive.add_argument(
-        "--size", type=_size, default=(1280, 720), metavar="WIDTHxHEIGHT", help="default: 1280x720"
+        "--size", type=image_size, default=(720, 1280), metavar="WxH", help="default: 1280x720"
     )
 
 
@@ -69,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
                 topic = next(iter(load_preset(args.preset).topics(reader).values())).name
             elif not topic and len(reader.image_topics) > 1:
                 print(image_listing(reader))
-    width, height = args.size
+    height, width = args.size
     report = run_demo(
         args.out,
         resolve_checkpoint(args.model) if args.model else shipped_checkpoint(),

@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     with replaced(path) as unchecked:
         export_onnx(checkpoint, unchecked, (height, width), str(args.checkpoint))
         agreement = _check(unchecked, checkpoint, (height, width), frames)
-        print(f"{agreement.describe()}")
+        print(agreement.describe())
         # Not the built-in max, in which a NaN that does not come first loses.
         difference = float(np.max(list(agreement.outputs.values())))
         # A NaN is neither above nor within the tolerance.

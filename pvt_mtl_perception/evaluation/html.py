@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +23,7 @@ from pvt_mtl_perception.evaluation.plots import (
 )
 from pvt_mtl_perception.evaluation.records import Records, confusion_matrix
 from pvt_mtl_perception.evaluation.report import DETECTION_SCORES, main_scores, mebibytes, percent
+from pvt_mtl_perception.paths import replaced
 
 _TEMPLATE = "report.html.jinja"
 _LARGEST_CONFUSION = 200
@@ -298,6 +298,5 @@ def write_report(path: Path, model: str, subtitle: str, sections: Sequence[Secti
         lstrip_blocks=True,
     )
     text = environment.get_template(_TEMPLATE).render(model=model, subtitle=subtitle, sections=sections)
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    with replaced(path) as partial:
+        partial.write_text(text, encoding="utf-8")

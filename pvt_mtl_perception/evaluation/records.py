@@ -19,6 +19,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from pvt_mtl_perception.paths import replaced
+
 FORMAT = 1
 
 AREAS = ("all", "small", "medium", "large")
@@ -294,12 +296,10 @@ def save_records(path: Path, records: Records) -> None:
             header["classes"][name] = list(values.pop("classes"))
             arrays |= {f"{name}/{key}": value for key, value in values.items()}
     arrays["header"] = np.frombuffer(json.dumps(header).encode(), np.uint8)
-    partial = path.with_name(path.name + ".part")
-    with zipfile.ZipFile(partial, "w", zipfile.ZIP_LZMA) as file:
+    with replaced(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_LZMA) as file:
         for name, array in arrays.items():
             with file.open(f"{name}.npy", "w") as entry:
                 np.lib.format.write_array(entry, array, allow_pickle=False)
-    os.replace(partial, path)
 
 
 def load_records(path: Path) -> Records:

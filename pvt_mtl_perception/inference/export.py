@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from pvt_mtl_perception import __version__
 from pvt_mtl_perception.inference.backends.graph import export_graph
 from pvt_mtl_perception.model.checkpoint import Checkpoint, build_network
+from pvt_mtl_perception.paths import replaced
 
 FORMAT = "pvt_mtl_perception.onnx/1"
 
@@ -50,11 +49,5 @@ def export_onnx(
     del model.metadata_props[:]
     for key, value in metadata.items():
         model.metadata_props.add(key=key, value=value if isinstance(value, str) else json.dumps(value))
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(model.SerializeToString())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    with replaced(path) as temporary:
+        temporary.write_bytes(model.SerializeToString())

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,6 +16,7 @@ from pvt_mtl_perception.labels import TaskLabels
 from pvt_mtl_perception.model.hub import resolve_checkpoint
 from pvt_mtl_perception.model.network import MultiTaskNetwork
 from pvt_mtl_perception.model.spec import ModelSpec, spec_from_dict
+from pvt_mtl_perception.paths import replaced
 
 FORMAT = "pvt_mtl_perception/1"
 _KEYS = ("format", "spec", "labels", "preprocessing", "provenance")
@@ -77,20 +76,13 @@ def save_tensors_atomically(
         OSError: when the folder is missing or the disk is full; ``path`` is then as it was.
     """
     path = Path(path)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
+    owned = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
-        owned = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        save_file(owned, temporary, metadata=dict(metadata))
-        with open(temporary, "rb") as written:
-            os.fsync(written.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        with replaced(path) as temporary:
+            save_file(owned, temporary, metadata=dict(metadata))
     except safetensors.SafetensorError as error:
         # What the file system refuses comes out of safetensors as its own kind of error.
         raise OSError(f"{path} could not be written: {error}") from None
-    finally:
-        Path(temporary).unlink(missing_ok=True)
 
 
 def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:

@@ -50,7 +50,6 @@ LOG_PERIOD = 5.0
 MAX_STAMP_AGE = 60.0
 """Seconds; an image that seems older, or from the future, was stamped by another clock."""
 
-_IMAGE_TYPES = {"raw": "sensor_msgs/msg/Image", "compressed": "sensor_msgs/msg/CompressedImage"}
 _SUCCESS = TransitionCallbackReturn.SUCCESS
 _FAILURE = TransitionCallbackReturn.FAILURE
 _ERROR = TransitionCallbackReturn.ERROR
@@ -528,7 +527,7 @@ class PerceptionNode(LifecycleNode):
 
     def _explain_silence(self, camera: Camera, requested: QoSProfile) -> str:
         topic = self._input_topic(camera)
-        wanted_type = _IMAGE_TYPES[self._settings.image_transport]
+        wanted_type = qos.IMAGE_TYPES[self._settings.image_transport]
         own_topics = {
             name
             for name, _ in self.get_publisher_names_and_types_by_node(self.get_name(), self.get_namespace())
@@ -537,7 +536,7 @@ class PerceptionNode(LifecycleNode):
             name: kind
             for name, types in self.get_topic_names_and_types()
             for kind in types
-            if kind in _IMAGE_TYPES.values() and name not in own_topics and self.count_publishers(name) > 0
+            if kind in qos.IMAGE_TYPES.values() and name not in own_topics and self.count_publishers(name) > 0
         }
         return qos.explain_silence(
             topic, wanted_type, requested, self.get_publishers_info_by_topic(topic), elsewhere

@@ -15,6 +15,9 @@ from rclpy.qos import (
 )
 from rclpy.topic_endpoint_info import TopicEndpointInfo
 
+IMAGE_TYPES = {"raw": "sensor_msgs/msg/Image", "compressed": "sensor_msgs/msg/CompressedImage"}
+"""What an image topic of each ``image_transport`` has."""
+
 
 def image_input() -> QoSProfile:
     """For camera images: best effort fits every publisher, and only the newest frame matters."""
@@ -81,7 +84,8 @@ def naming_overrides(topic: str, entity: str) -> Iterator[None]:
 def _transport_hint(published_type: str, requested_type: str) -> str:
     if published_type == requested_type:
         return ""
-    return f"; set image_transport to {'compressed' if 'Compressed' in published_type else 'raw'}"
+    transports = {kind: transport for transport, kind in IMAGE_TYPES.items()}
+    return f"; set image_transport to {transports[published_type]}"
 
 
 def explain_silence(

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pvt_mtl_perception.paths import replaced
 from pvt_mtl_perception.training.balancing import Division, Reduce
 
 StepLosses = Callable[[Mapping[str, Tensor]], Iterator[dict[str, Tensor]]]
@@ -193,9 +193,8 @@ def keep_relations(path: Path, last: int) -> None:
     if not path.is_file():
         return
     kept = [row for row in read_relations(path) if row["step"] <= last]
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
-    os.replace(temporary, path)
+    with replaced(path) as temporary:
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
 
 
 def append_relations(path: Path, step: int, lr: float, seconds: float, relations: TaskRelations) -> None:
