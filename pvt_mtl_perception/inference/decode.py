@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -177,19 +178,7 @@ def enlarged_argmax(logits: Tensor, confidence: bool) -> tuple[Tensor, Tensor | 
     planes = logits.transpose(0, 1).flatten(1).float().contiguous()
     winner = _best_class(planes.clone()).view(batch, height, width)
 
-    # Cell (i, j) lies between the centres of the pixels i - 1 and i, j - 1 and j; the border repeats its
-    # pixels. In it lie step x step points, whose distances from its corners are the same in each cell.
-    rows = torch.arange(-1, height + 1, device=device).clamp(0, height - 1)
-    columns = torch.arange(-1, width + 1, device=device).clamp(0, width - 1)
-    fraction = (torch.arange(step, device=device, dtype=torch.float32) + 0.5) / step
-    ends = torch.stack((1 - fraction, fraction), dim=1)
-    weights = (ends[:, None, :, None] * ends[None, :, None, :]).reshape(step * step, 4)
-
-    def corners_of_all(values: Tensor) -> Tensor:
-        """(B, h, w) to (4, B (h + 1) (w + 1))."""
-        padded = values[:, rows[:, None], columns]
-        around = (padded[:, :-1, :-1], padded[:, :-1, 1:], padded[:, 1:, :-1], padded[:, 1:, 1:])
-        return torch.stack([corner.flatten() for corner in around])
+    pixels, weights = _cells(batch, height, width, device)
 
     def assemble(points: Tensor) -> Tensor:
         """(16, B (h + 1) (w + 1)) to (B, 4h, 4w)."""
@@ -197,14 +186,13 @@ def enlarged_argmax(logits: Tensor, confidence: bool) -> tuple[Tensor, Tensor | 
         full = grid.reshape(batch, step * (height + 1), step * (width + 1))
         return full[:, step // 2 : -(step // 2), step // 2 : -(step // 2)]
 
-    winners = corners_of_all(winner)
+    winners = _corners(winner)
     mixed = torch.nonzero((winners[1:] != winners[0]).any(dim=0))[:, 0]
     classes = winners[0].repeat(step * step, 1)
     certainty = None
     if confidence:
         probabilities = planes.softmax(dim=0)
-        certainty = torch.matmul(weights, corners_of_all(probabilities.amax(dim=0).view(winner.shape)))
-    pixels = corners_of_all(torch.arange(winner.numel(), device=device).view(winner.shape))
+        certainty = torch.matmul(weights, _corners(probabilities.amax(dim=0).view(winner.shape)))
     for cells in torch.split(mixed, CELLS_AT_ONCE[device.type]):
         corners = pixels[:, cells]
         values = planes.index_select(1, corners.flatten()).view(len(planes), *corners.shape)
@@ -216,6 +204,35 @@ def enlarged_argmax(logits: Tensor, confidence: bool) -> tuple[Tensor, Tensor | 
     if certainty is None:
         return assemble(classes), None
     return assemble(classes), assemble((certainty * 255).round().to(torch.uint8))
+
+
+@lru_cache(maxsize=16)
+def _cells(batch: int, height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The pixels at the corners of all cells, and what each adds to the points in between.
+
+    Cell (i, j) lies between the centres of the pixels i - 1 and i, j - 1 and j; the border repeats its
+    pixels. In it lie step x step points, whose distances from its corners are the same in each cell.
+
+    Returns:
+        int64 (4, B (h + 1) (w + 1)), positions in flattened maps (B, h, w); and float32 (step^2, 4).
+    """
+    step = SEGMENTATION_STRIDE
+    with torch.inference_mode(False):
+        positions = torch.arange(batch * height * width, device=device).view(batch, height, width)
+        fraction = (torch.arange(step, device=device, dtype=torch.float32) + 0.5) / step
+        ends = torch.stack((1 - fraction, fraction), dim=1)
+        weights = (ends[:, None, :, None] * ends[None, :, None, :]).reshape(step * step, 4)
+        return _corners(positions), weights
+
+
+def _corners(maps: Tensor) -> Tensor:
+    """(B, h, w) to (4, B (h + 1) (w + 1)): the values at the corners of the cells, see ``_cells``."""
+    _, height, width = maps.shape
+    rows = torch.arange(-1, height + 1, device=maps.device).clamp(0, height - 1)
+    columns = torch.arange(-1, width + 1, device=maps.device).clamp(0, width - 1)
+    padded = maps[:, rows[:, None], columns]
+    around = (padded[:, :-1, :-1], padded[:, :-1, 1:], padded[:, 1:, :-1], padded[:, 1:, 1:])
+    return torch.stack([corner.flatten() for corner in around])
 
 
 def _best_class(values: Tensor) -> Tensor:

@@ -64,6 +64,8 @@ class LetterboxGeometry:
         """
         height = self.resized_height, self.source_height
         width = self.resized_width, self.source_width
+        if height[0] == height[1] and width[0] == width[1]:
+            return mask_input[: self.source_height, : self.source_width].contiguous()
         if mask_input.device.type == "cpu":
             rows, columns = nearest_indices(*height), nearest_indices(*width)
             # Columns first, while there are few rows; then whole rows are copied. numpy takes a third of

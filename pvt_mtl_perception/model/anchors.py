@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -29,16 +30,26 @@ def anchor_points(
         device: where the tensors are made.
 
     Returns:
-        float32 (A, 2) with x, y in input pixels, and float32 (A,) with each point's stride.
+        float32 (A, 2) with x, y in input pixels, and float32 (A,) with each point's stride. The same tensors
+        for the same arguments: they are read only.
     """
+    return _anchor_points(tuple(sizes), tuple(strides), torch.device(device))
+
+
+@lru_cache(maxsize=32)
+def _anchor_points(
+    sizes: tuple[tuple[int, int], ...], strides: tuple[int, ...], device: torch.device
+) -> tuple[Tensor, Tensor]:
     points, point_strides = [], []
-    for (height, width), stride in zip(sizes, strides, strict=True):
-        ys = (torch.arange(height, dtype=torch.float32, device=device) + 0.5) * stride
-        xs = (torch.arange(width, dtype=torch.float32, device=device) + 0.5) * stride
-        grid_y, grid_x = torch.meshgrid(ys, xs, indexing="ij")
-        points.append(torch.stack((grid_x.reshape(-1), grid_y.reshape(-1)), dim=1))
-        point_strides.append(torch.full((height * width,), float(stride), device=device))
-    return torch.cat(points), torch.cat(point_strides)
+    # Made while predicting, they must serve a training too.
+    with torch.inference_mode(False):
+        for (height, width), stride in zip(sizes, strides, strict=True):
+            ys = (torch.arange(height, dtype=torch.float32, device=device) + 0.5) * stride
+            xs = (torch.arange(width, dtype=torch.float32, device=device) + 0.5) * stride
+            grid_y, grid_x = torch.meshgrid(ys, xs, indexing="ij")
+            points.append(torch.stack((grid_x.reshape(-1), grid_y.reshape(-1)), dim=1))
+            point_strides.append(torch.full((height * width,), float(stride), device=device))
+        return torch.cat(points), torch.cat(point_strides)
 
 
 def flatten_levels(maps: Sequence[Tensor]) -> Tensor:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 OPSET = 20
 INPUT = "images"
 # Goes up when an export of the same network becomes another graph, or is kept in another way.
-GRAPH_VERSION = 5
+GRAPH_VERSION = 6
 _GFL = DetectionOutput._fields
 
 
@@ -101,7 +101,12 @@ class _NamedNetwork(nn.Module):
         return tuple(tensor.float() for tensor in named.values())
 
 
-def export_graph(network: MultiTaskNetwork, size: tuple[int, int], precision: str = "fp32") -> ModelProto:
+def export_graph(
+    network: MultiTaskNetwork,
+    size: tuple[int, int],
+    precision: str = "fp32",
+    strip_bytes: int | None = None,
+) -> ModelProto:
     """The network with all its heads as an ONNX model with a dynamic batch.
 
     Its input is ``images``, float32 (batch, 3, height, width), normalised; its outputs are float32 and named
@@ -111,6 +116,7 @@ def export_graph(network: MultiTaskNetwork, size: tuple[int, int], precision: st
         network: left as it is.
         size: height and width of the input, multiples of 32, which the graph is bound to.
         precision: of the weights and of the computation.
+        strip_bytes: see ``for_engines``.
 
     Raises:
         BackendUnavailableError: when onnx is not installed.
@@ -122,7 +128,7 @@ def export_graph(network: MultiTaskNetwork, size: tuple[int, int], precision: st
     if size[0] < 32 or size[1] < 32 or size[0] % 32 or size[1] % 32:
         raise ValueError(f"input size {size[1]}x{size[0]}: both must be multiples of 32")
     dtype = DTYPES[precision]
-    module = _NamedNetwork(for_engines(network, size, dtype), dtype).eval()
+    module = _NamedNetwork(for_engines(network, size, dtype, strip_bytes), dtype).eval()
     names = output_names(network, network.tasks)
     buffer = io.BytesIO()
     # The tracing exporter: the one by torch.export makes an equally fast graph in eight times the time, which
@@ -157,16 +163,24 @@ def network_digest(network: MultiTaskNetwork) -> str:
     return digest.hexdigest()[:16]
 
 
-def serialized_graph(network: MultiTaskNetwork, size: tuple[int, int], precision: str = "fp32") -> bytes:
+def serialized_graph(
+    network: MultiTaskNetwork,
+    size: tuple[int, int],
+    precision: str = "fp32",
+    strip_bytes: int | None = None,
+) -> bytes:
     """``export_graph`` as bytes, exported once: the next process reads it from the cache folder.
 
     Raises:
         BackendUnavailableError, ValueError: from ``export_graph``.
     """
-    key = f"{network_digest(network)}-{size[1]}x{size[0]}-{precision}-opset{OPSET}-{GRAPH_VERSION}"
+    parts = [network_digest(network), f"{size[1]}x{size[0]}", precision, f"opset{OPSET}", str(GRAPH_VERSION)]
+    if strip_bytes is not None:
+        parts.append(f"strips{strip_bytes}")
+    key = "-".join(parts)
     kept = read_cached(f"{key}.onnx")
     if kept is None:
-        kept = export_graph(network, size, precision).SerializeToString()
+        kept = export_graph(network, size, precision, strip_bytes).SerializeToString()
         write_cached(f"{key}.onnx", kept)
     return kept
 
