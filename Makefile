@@ -39,4 +39,4 @@ format: env  ## let ruff lay out the source
 clean:  ## remove what was built and the demo's output; the environment stays
 	rm -rf build install log out .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 	rm -rf *.egg-info interfaces/vision_msgs/build interfaces/vision_msgs/*.egg-info
-	find pvt_mtl_perception test benchmarks scripts launch -name __pycache__ -type d -prune -exec rm -rf {} +
+	find pvt_mtl_perception test benchmarks scripts interfaces launch -name __pycache__ -type d -prune -exec rm -rf {} +

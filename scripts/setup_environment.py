@@ -118,6 +118,7 @@ def setup_key(venv: Path, distro: str | None) -> str:
         REPOSITORY / "setup.py",
         REPOSITORY / "setup.cfg",
         *sorted((REPOSITORY / "requirements").glob("*.txt")),
+        REPOSITORY / "interfaces" / "build_messages.py",
         *sorted((REPOSITORY / "interfaces" / "vision_msgs").glob("*.*")),
         *sorted((REPOSITORY / "interfaces" / "vision_msgs" / "msg").glob("*.msg")),
     ]

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import unittest
 from typing import Any
 
 import launched
 import pytest
+from autoware_messages import HAS_MESSAGES
 from launch import LaunchDescription
 from ros_client import START_TIMEOUT, TIMEOUT
 from sensor_msgs.msg import Image
 from vision_msgs.msg import Detection2DArray
 
-HAS_MESSAGES = importlib.util.find_spec("tier4_perception_msgs") is not None
 TOPICS = [f"/sensing/camera/camera{index}/image_raw" for index in range(2)]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from autoware_messages import provide_autoware_messages
 from bag_files import street, write_bag
 from launch_files import (
     REPOSITORY,
@@ -55,6 +56,13 @@ def test_every_launch_file_has_its_launch_test() -> None:
 @pytest.mark.parametrize("name", ["perception", "carla", "autoware"])
 def test_a_launch_file_starts_a_node_that_perceives(spawn: Any, checkpoint: Path, name: str) -> None:
     run_launch_test(spawn, name, TEST_CHECKPOINT=checkpoint)
+
+
+def test_autoware_launch_gives_autoware_its_rois(
+    spawn: Any, checkpoint: Path, pytestconfig: pytest.Config
+) -> None:
+    provide_autoware_messages(spawn, pytestconfig)
+    run_launch_test(spawn, "autoware", TEST_CHECKPOINT=checkpoint)
 
 
 def test_nav2_launch_starts_a_node_that_its_manager_can_manage(

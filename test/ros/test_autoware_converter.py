@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
+import json
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
+from autoware_messages import HAS_MESSAGES, provide_autoware_messages
 from ros_client import TIMEOUT, RosClient
 from vision_msgs.msg import Detection2D, Detection2DArray, ObjectHypothesisWithPose
 
 MODULE = "pvt_mtl_perception.ros.autoware_converter"
-HAS_MESSAGES = importlib.util.find_spec("tier4_perception_msgs") is not None
+REPOSITORY = Path(__file__).resolve().parents[2]
+LISTENER = REPOSITORY / "test" / "rois_listener.py"
+LABELS = REPOSITORY / "config" / "autoware" / "labels.yaml"
+ROIS = "/perception/object_recognition/detection/rois"
 
 
 @pytest.mark.skipif(HAS_MESSAGES, reason="tier4_perception_msgs is installed")
@@ -38,20 +43,20 @@ def detection(name: str, score: float, *box: float) -> Detection2D:
     return item
 
 
-@pytest.mark.skipif(not HAS_MESSAGES, reason="tier4_perception_msgs comes with an Autoware workspace")
-def test_boxes_become_rois_of_their_camera(spawn: Any) -> None:
-    from tier4_perception_msgs.msg import DetectedObjectsWithFeature
-
+def test_boxes_become_rois_of_their_camera(spawn: Any, pytestconfig: pytest.Config) -> None:
+    provide_autoware_messages(spawn, pytestconfig)
+    # As launch_ros does for autoware.launch.py.
     converter = spawn(
-        *("-m", MODULE, "--ros-args", "-p", "cameras:=[front, left]"),
-        *("-r", "front/rois:=/rois0", "-r", "left/rois:=/rois1"),
+        *("-m", MODULE, "--ros-args", "-r", "__node:=autoware_converter", "-r", "__ns:=/perception/pvt_mtl"),
+        *("-p", "cameras:=[front, left]", "-p", f"labels_file:={LABELS}", "-p", "use_sim_time:=false"),
+        *("-r", f"front/rois:={ROIS}0", "-r", f"left/rois:={ROIS}1"),
     )
     client = RosClient(int(spawn.environment["ROS_DOMAIN_ID"]))
     try:
-        publisher = client.node.create_publisher(Detection2DArray, "/left/detections", 5)
-        listener = client.listen(DetectedObjectsWithFeature, "/rois1")
+        publisher = client.node.create_publisher(Detection2DArray, "/perception/pvt_mtl/left/detections", 5)
+        listener = spawn(LISTENER, f"{ROIS}1")
         wait_for_subscriptions(publisher, 1)
-        assert client.node.count_subscribers("/front/detections") == 0, "nobody listens to /rois0"
+        assert client.node.count_subscribers("/perception/pvt_mtl/front/detections") == 0, "nobody listens"
         message = Detection2DArray()
         message.header.stamp.sec, message.header.stamp.nanosec = 12, 34
         message.header.frame_id = "left_optical"
@@ -62,21 +67,16 @@ def test_boxes_become_rois_of_their_camera(spawn: Any) -> None:
             detection("rider", 0.5, 5.0, 2.0, 20.0, 10.0),
         ]
         publisher.publish(message)
-        found = listener.first()
-        assert found.header == message.header
-        rois = [item.feature.roi for item in found.feature_objects]
-        assert [(roi.x_offset, roi.y_offset, roi.width, roi.height) for roi in rois] == [
-            (40, 35, 20, 10),
-            (0, 0, 15, 7),
-        ]
-        objects = [item.object for item in found.feature_objects]
-        assert [item.existence_probability for item in objects] == [0.75, 0.5]
-        assert [[(entry.label, entry.probability) for entry in item.classification] for item in objects] == [
-            [(1, 0.75)],
-            [(7, 0.5)],
-        ]
+        assert json.loads(listener.wait_for("^rois (.*)", TIMEOUT)[1]) == {
+            "frame_id": "left_optical",
+            "stamp": [12, 34],
+            "objects": [
+                {"roi": [40, 35, 20, 10], "existence_probability": 0.75, "classification": [[1, 0.75]]},
+                {"roi": [0, 0, 15, 7], "existence_probability": 0.5, "classification": [[7, 0.5]]},
+            ],
+        }
         converter.wait_for("class 'zebra' is not in labels_file", TIMEOUT)
-        client.forget(listener)
+        assert listener.stop() == 0
         wait_for_subscriptions(publisher, 0)
     finally:
         client.close()
