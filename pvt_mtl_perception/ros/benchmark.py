@@ -2,8 +2,10 @@
 
 The cameras, the node, the bare predictor and this listener are four processes. Node and predictor take
 turns beside the same cameras, so that their ratio holds for whatever else the machine does; the predictor is
-also timed without them. With several cameras both take a frame of each at once. At the end the cameras slow
-down to half of what the node can do, which shows the latency of a node that is free when a frame arrives.
+also timed without them, and as a plain loop that subscribes to the cameras and predicts each newest image,
+without publishing: what no node can avoid. With several cameras all take a frame of each at once. At the end
+the cameras slow down to half of what the node can do, which shows the latency of a node that is free when a
+frame arrives.
 ``--memory-minutes`` goes on like that and reads the node's memory.
 """
 
@@ -17,7 +19,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +30,15 @@ from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rclpy.executors import ExternalShutdownException
-from rclpy.qos import qos_profile_sensor_data
+from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
 from sensor_msgs.msg import Image
 from tqdm import tqdm
 from vision_msgs.msg import Classification, Detection2DArray
 
 from pvt_mtl_perception.inference.process import prepare_process, ros_environment
 from pvt_mtl_perception.paths import shipped_checkpoint
+from pvt_mtl_perception.ros.camera_statistics import LATENCY_WINDOW
+from pvt_mtl_perception.ros.image_conversion import image_to_rgb
 
 NODE = "/perception_node"
 THIS = ("-m", "pvt_mtl_perception.ros.benchmark")
@@ -87,7 +92,10 @@ def camera(count: int, width: int, height: int, rate: float) -> None:
 
 
 def predictor_loop(arguments: argparse.Namespace) -> None:
-    """For each number of seconds on stdin: predicts batches, prints frames a second and each batch's ms."""
+    """For each ``SECONDS [take]`` on stdin: predicts batches, prints frames a second and each batch's ms.
+
+    With ``take`` the images are the cameras' newest ones, and the time includes taking them.
+    """
     prepare_process()  # as the node does
     from pvt_mtl_perception.inference.predictor import Predictor
 
@@ -102,13 +110,41 @@ def predictor_loop(arguments: argparse.Namespace) -> None:
     predictor.predict(batches[0])
     print("ready", flush=True)
     for line in sys.stdin:
-        times: list[float] = []
-        end = time.perf_counter() + float(line)
-        while (now := time.perf_counter()) < end:
-            predictor.predict(batches[len(times) % 4])
-            times.append(1e3 * (time.perf_counter() - now))
+        seconds, *take = line.split()
+        with newest_images(camera_names(arguments.cameras)) if take else nullcontext() as newest:
+            times: list[float] = []
+            end = time.perf_counter() + float(seconds)
+            while (now := time.perf_counter()) < end:
+                predictor.predict(newest() if newest else batches[len(times) % 4])
+                times.append(1e3 * (time.perf_counter() - now))
         rate = 1e3 * len(times) * arguments.cameras / sum(times)
         print(json.dumps({"rate": rate, "ms": times}), flush=True)
+
+
+@contextmanager
+def newest_images(cameras: Sequence[str]) -> Iterator[Callable[[], list[np.ndarray]]]:
+    """A function that waits for an image of each camera and gives them; the middleware keeps the newest."""
+    rclpy.init(args=[])
+    node = rclpy.create_node("plain_loop")
+    taken: dict[str, Image] = {}
+    profile = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+    for name in cameras:
+        node.create_subscription(
+            Image, topic(name, "image"), lambda message, name=name: taken.update({name: message}), profile
+        )
+
+    def newest() -> list[np.ndarray]:
+        taken.clear()
+        while len(taken) < len(cameras):
+            rclpy.spin_once(node)
+        return [image_to_rgb(taken[name]) for name in cameras]
+
+    try:
+        newest()
+        yield newest
+    finally:
+        node.destroy_node()
+        rclpy.shutdown()
 
 
 class Bench:
@@ -198,11 +234,11 @@ class Bench:
         }
 
 
-def ask(child: subprocess.Popen[str], seconds: float) -> dict[str, Any]:
-    """One round of the bare predictor."""
+def ask(child: subprocess.Popen[str], seconds: float, *take: str) -> dict[str, Any]:
+    """One round of the bare predictor, or with ``"take"`` of the plain loop."""
     assert child.stdin is not None
     assert child.stdout is not None
-    child.stdin.write(f"{seconds}\n")
+    child.stdin.write(" ".join((str(seconds), *take)) + "\n")
     child.stdin.flush()
     answer: dict[str, Any] = json.loads(child.stdout.readline())
     return answer
@@ -239,15 +275,16 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         for _ in tqdm(range(arguments.rounds), desc="rounds", unit="round"):
             bench.transition(Transition.TRANSITION_DEACTIVATE)
             beside = ask(bare, arguments.seconds)
+            plain = ask(bare, arguments.seconds, "take")
             bench.transition(Transition.TRANSITION_ACTIVATE)
-            rounds.append({"bare": beside, "node": bench.node_round(arguments.seconds)})
+            rounds.append({"bare": beside, "plain": plain, "node": bench.node_round(arguments.seconds)})
         ratio = statistics.median(r["node"]["rate"] / r["bare"]["rate"] for r in rounds)
         node_rate = statistics.median(r["node"]["rate"] for r in rounds)
         bench.stop(camera_process)
         slow_rate = node_rate / arguments.cameras / 2
         bench.start_camera(slow_rate)
         # The percentiles cover the last seconds, which must all be of the slow camera.
-        bench.node_round(30.0)
+        bench.node_round(LATENCY_WINDOW + 2.0)
         unhurried = bench.node_round(arguments.seconds)
         report: dict[str, Any] = {
             "size": size,
@@ -260,6 +297,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
             "node_rate": node_rate,
             "ratio": ratio,
             "ratio_to_bare_alone": node_rate / alone["rate"],
+            "plain_loop_rate": statistics.median(r["plain"]["rate"] for r in rounds),
+            "ratio_to_plain_loop": statistics.median(r["node"]["rate"] / r["plain"]["rate"] for r in rounds),
             "rounds": [
                 {
                     "ratio": r["node"]["rate"] / r["bare"]["rate"],
@@ -294,8 +333,10 @@ def print_table(report: dict[str, Any]) -> None:
             f"{report['bare_alone_ms']:.1f} ms a batch, {report['bare_alone_rate']:.2f} frames/s",
         ),
         ("bare predictor beside the camera", f"{report['bare_beside_camera_rate']:.2f} frames/s"),
+        ("plain loop: take an image, predict", f"{report['plain_loop_rate']:.2f} frames/s"),
         (f"node, camera at {report['camera_rate']:g} Hz", f"{report['node_rate']:.2f} frames/s"),
         ("node / bare beside the camera", f"{report['ratio']:.3f}"),
+        ("node / plain loop", f"{report['ratio_to_plain_loop']:.3f}"),
         ("node / bare alone", f"{report['ratio_to_bare_alone']:.3f}"),
         (
             f"node latency p50, camera at {report['slow_camera_rate']:.2f} Hz",
@@ -329,7 +370,7 @@ def main() -> None:
     parser.add_argument("--size", default="1920x1080", help="of the cameras' images")
     parser.add_argument("--rate", type=float, default=30.0, help="of each camera, Hz")
     parser.add_argument("--seconds", type=float, default=15.0, help="of each measurement")
-    parser.add_argument("--rounds", type=int, default=4, help="turns of predictor and node")
+    parser.add_argument("--rounds", type=int, default=4, help="turns of predictor, plain loop and node")
     parser.add_argument("--memory-minutes", type=int, default=0)
     parser.add_argument("--json", type=Path, help="write the report here as well")
     parser.add_argument(
