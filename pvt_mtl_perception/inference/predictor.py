@@ -48,6 +48,8 @@ class Predictor:
             ``cuda_graphs``, ``onnxruntime``, ``openvino``, ``tensorrt``, or ``auto``, the fastest that is
             installed for the device. All but ``eager`` prepare themselves in the first call of each set of
             tasks, and some for each batch size.
+        background: for a stream that must not stand still: a new set of tasks runs in a program that has more
+            while ``onnxruntime`` or ``openvino`` prepare its own in a thread.
 
     Attributes:
         labels: label sets of the heads (``TaskLabels``).
@@ -75,6 +77,7 @@ class Predictor:
         max_detections: int = 100,
         input_size: tuple[int, int] | None = None,
         backend: str = "eager",
+        background: bool = False,
     ) -> None:
         self._settings = DetectionSettings(score_threshold, nms_threshold, max_detections)
         self._settings_lock = threading.Lock()
@@ -94,7 +97,9 @@ class Predictor:
             height, width = input_size
             self.preprocessing = replace(self.preprocessing, height=height, width=width)
         self._strides = loaded.spec.detection.strides if loaded.spec.detection is not None else ()
-        self._backend = build_backend(backend, build_network(loaded, source), self.device, precision)
+        self._backend = build_backend(
+            backend, build_network(loaded, source), self.device, precision, background
+        )
         self.backend = self._backend.name
 
     @property

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import rclpy
 from rclpy.duration import Duration
+from rclpy.exceptions import NameValidationException
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
@@ -173,7 +174,7 @@ def main(args: Sequence[str] | None = None) -> int:
     except TimeoutError as error:
         print(f"bag_player: error: {error}", file=sys.stderr)
         return 1
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, NameValidationException) as error:
         print(f"bag_player: error: {error}", file=sys.stderr)
         return 2
     finally:

@@ -18,6 +18,7 @@ from typing import Any
 
 import rclpy
 from rclpy.event_handler import SubscriptionEventCallbacks
+from rclpy.exceptions import NameValidationException
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
@@ -192,7 +193,7 @@ def main(args: Sequence[str] | None = None) -> int:
             node = BagRecorder(writer, own.topic, own.latched, own.best_effort)
             record(node, lambda: bool(stops) or os.getppid() != parent)
         _say(f"closed {own.bag} with {sum(node.counts.values())} messages")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, NameValidationException) as error:
         print(f"bag_recorder: error: {error}", file=sys.stderr)
         return 2
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -115,6 +116,7 @@ class Camera:
         suspected: whether the last report found it without images for too long.
         silent: whether the warning about missing images stands.
         complaint: why an incompatible publisher is not heard, or empty.
+        failure_logged: monotonic seconds of the latest log line about a frame that failed.
 
     Raises:
         ValueError: for a QoS override that is none, naming it.
@@ -130,6 +132,7 @@ class Camera:
         self.suspected = False
         self.silent = False
         self.complaint = ""
+        self.failure_logged = -math.inf
         self._was_wanted = False
         self._node = node
         self._labels = labels

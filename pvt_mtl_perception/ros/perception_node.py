@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -21,12 +22,13 @@ from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
 from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.exceptions import ParameterException
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.logging import get_logger
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile
 from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.service import Service
 from rclpy.timer import Timer
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
@@ -45,7 +47,10 @@ if TYPE_CHECKING:  # needs torch, which a node that is not configured does witho
 NODE_NAME = "perception_node"
 DIAGNOSTICS_PERIOD = 1.0
 LOG_PERIOD = 5.0
-"""Seconds between two log lines about failing frames."""
+"""Seconds between two log lines about failing frames of a camera, or about failing callbacks."""
+
+GRACE = 8.0
+"""Seconds from a signal to the end of a node that is still configuring; `ros2 launch` kills it after ten."""
 
 MAX_STAMP_AGE = 60.0
 """Seconds; an image that seems older, or from the future, was stamped by another clock."""
@@ -86,7 +91,8 @@ class PerceptionNode(LifecycleNode):
 
     def __init__(self, **node_options: Any) -> None:
         super().__init__(NODE_NAME, **node_options)
-        self._survive_invalid_transitions()
+        for service in self.services:
+            self._survive_invalid_requests(service)
         parameters.declare(self)
         for name, near in parameters.unknown_overrides(self).items():
             hint = f"; did you mean {near}?" if near else ""
@@ -115,17 +121,16 @@ class PerceptionNode(LifecycleNode):
         self.create_timer(DIAGNOSTICS_PERIOD, self._report, clock=self._steady_clock)
         self._start_timer = self.create_timer(0.0, self._start, clock=self._steady_clock)
 
-    def _survive_invalid_transitions(self) -> None:
-        """A request for a transition that the state does not have raises in rclpy and would end the node."""
-        service = self._service_change_state
-        change_state = service.callback
+    def _survive_invalid_requests(self, service: Service) -> None:
+        """A transition that the state lacks, or a parameter type that ROS lacks, raises in rclpy."""
+        callback = service.callback
 
         def answer(request: Any, response: Any) -> Any:
             try:
-                return change_state(request, response)
-            except RuntimeError as error:
-                self.get_logger().warning(f"transition refused in state {self.state}: {error}")
-                response.success = False
+                return callback(request, response)
+            except Exception as error:
+                name = service.srv_name.rpartition("/")[2]
+                self.get_logger().warning(f"{name} refused in state {self.state}: {error}")
                 return response
 
         service.callback = answer
@@ -194,6 +199,7 @@ class PerceptionNode(LifecycleNode):
             nms_threshold=settings.nms_threshold,
             max_detections=settings.max_detections,
             input_size=(height, width) if height else None,
+            background=True,
         )
         # The first call on a device is slow, and shows whether there is memory enough.
         predictor.warm_up([(720, 1280)] * len(settings.cameras))
@@ -460,11 +466,12 @@ class PerceptionNode(LifecycleNode):
         if not self.context.ok():  # publishing fails while the node is being shut down
             return
         reason = str(error) or type(error).__name__
-        frame.camera.statistics.on_failed(reason)
-        self.get_logger().error(
-            f"a frame of {self._input_topic(frame.camera)} failed: {reason}",
-            throttle_duration_sec=LOG_PERIOD,
-        )
+        camera, now = frame.camera, time.monotonic()
+        camera.statistics.on_failed(reason)
+        # Not rclpy's throttle, which would let one camera's failures hide another's.
+        if now - camera.failure_logged >= LOG_PERIOD:
+            camera.failure_logged = now
+            self.get_logger().error(f"a frame of {self._input_topic(camera)} failed: {reason}")
 
     # Reports
 
@@ -543,6 +550,14 @@ class PerceptionNode(LifecycleNode):
         )
 
 
+def _end_after_signal() -> None:
+    """Ends the process when a signal has come and the model, which nothing interrupts, is being prepared."""
+    while rclpy.ok():
+        time.sleep(0.5)
+    time.sleep(GRACE)
+    os._exit(0)
+
+
 def main(args: Sequence[str] | None = None) -> int:
     """Runs the node until SIGINT or SIGTERM, which ends the process with status 0.
 
@@ -560,25 +575,36 @@ def main(args: Sequence[str] | None = None) -> int:
         return 0
     try:
         node = PerceptionNode()
-    except (ValueError, ParameterException) as error:
+    except Exception as error:
+        if not rclpy.ok():  # a signal has come, and everything fails
+            return 0
+        if not isinstance(error, (ValueError, ParameterException)):
+            raise
         get_logger(NODE_NAME).fatal(str(error))
         rclpy.try_shutdown()
         return 1
+    threading.Thread(target=_end_after_signal, daemon=True).start()
     executor = SingleThreadedExecutor()
     executor.add_node(node)
-    try:
-        executor.spin()
-    except Exception as error:
-        # A signal may also find the executor between two waits, which then raises another error.
-        if rclpy.ok() and not isinstance(error, ExternalShutdownException):
-            raise
-    finally:
-        # The interpreter takes its handlers away before it ends, and another Ctrl-C would kill it then.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        node.destroy_node()
-        executor.shutdown()
-        rclpy.try_shutdown()
+    while rclpy.ok():
+        try:
+            executor.spin()
+        except Exception:
+            # A signal; or a callback of rclpy's own, as for a negative time on /clock, which is no reason to
+            # leave the cameras alone.
+            if rclpy.ok():
+                node.get_logger().error(
+                    f"a callback failed: {traceback.format_exc()}", throttle_duration_sec=LOG_PERIOD
+                )
+    # The interpreter takes its handlers away before it ends, and another Ctrl-C would kill it then.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    node.destroy_node()
+    executor.shutdown()
+    rclpy.try_shutdown()
+    # The cycles of a lifecycle node hold the DDS participant, whose shared memory would outlive the process.
+    del node, executor
+    gc.collect()
     # Everything of ours is released. The interpreter would spend seconds on taking torch apart, longer than
     # `ros2 launch` waits before it sends the next signal.
     sys.stdout.flush()

@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import importlib
 import os
+import threading
 from collections.abc import Collection
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from pvt_mtl_perception.inference.backends.cache import (
     read_cached,
     write_cached,
 )
-from pvt_mtl_perception.inference.backends.covered import CoveredBackend
+from pvt_mtl_perception.inference.backends.covered import BackgroundBackend, CoveredBackend
 from pvt_mtl_perception.inference.backends.graph import (
     export_graph,
     named_outputs,
@@ -443,6 +444,70 @@ class Recording:
         self.calls.append((len(images), tuple(tasks)))
         with torch.inference_mode():
             return self.network(images, tasks)
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_new_set_of_tasks_runs_at_once_while_its_program_is_prepared(
+    checkpoint: Path, eager: Predictor, frames: list[np.ndarray], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    predictor = Predictor(checkpoint, "cpu", backend=name, background=True)
+    engine = predictor._backend._backend
+    prepare = "_request" if name == "openvino" else "_session"
+    go_on, held = threading.Event(), threading.Event()
+    original = getattr(engine, prepare)
+
+    def slowly(size, tasks, names):
+        if tasks == ("detection",) and threading.current_thread().name == "program preparation":
+            held.set()
+            assert go_on.wait(60)
+        return original(size, tasks, names)
+
+    monkeypatch.setattr(engine, prepare, slowly)
+    with torch.inference_mode():
+        batch, _ = predictor.preprocess(frames[:2])
+        predictor.forward(batch, TASKS)
+        expected = eager.forward(batch, ("detection",))
+        programs = getattr(engine, f"{prepare}s")
+        for _ in range(2):
+            assert_equal_outputs(expected, predictor.forward(batch, ("detection",)))
+        assert held.wait(60)
+        assert list(programs) == [(SIZE, TASKS)]
+        go_on.set()
+        preparing = [thread for thread in threading.enumerate() if thread.name == "program preparation"]
+        assert len(preparing) <= 1
+        for thread in preparing:
+            thread.join(60)
+        assert list(programs) == [(SIZE, TASKS), (SIZE, ("detection",))]
+        # From now on nothing is computed that nobody asked for.
+        monkeypatch.delitem(programs, (SIZE, TASKS))
+        assert_equal_outputs(expected, predictor.forward(batch, ("detection",)))
+        assert list(programs) == [(SIZE, ("detection",))]
+
+
+def test_a_program_that_cannot_be_prepared_leaves_the_larger_one_in_use(
+    checkpoint: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    inner = Recording(build_network(load_checkpoint(checkpoint), checkpoint))
+
+    def engine(images: torch.Tensor, tasks: Collection[str]):
+        if threading.current_thread().name == "program preparation":
+            raise RuntimeError("out of memory")
+        return inner(images, tasks)
+
+    engine.name, engine.device = "engine", CPU
+    backend = BackgroundBackend(engine)
+    images = torch.randn(1, 3, *SIZE)
+    backend(images, TASKS)
+    for _ in range(3):
+        found = named_outputs(backend(images, ("segmentation",)))
+        assert list(found) == ["segmentation"]
+        for thread in threading.enumerate():
+            if thread.name == "program preparation":
+                thread.join(60)
+    assert inner.calls == [(1, TASKS)] * 4
+    assert [record.getMessage() for record in caplog.records] == [
+        "engine: no program of its own for segmentation: out of memory"
+    ]
 
 
 def test_a_smaller_batch_and_fewer_tasks_run_in_a_prepared_program(checkpoint: Path) -> None:

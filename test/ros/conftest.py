@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +31,14 @@ def node_arguments(**parameters: Any) -> list[str]:
 
 @pytest.fixture(scope="module")
 def start_node(module_spawn: Any) -> StartNode:
-    """Starts a node of the module's domain in a process of its own."""
+    """Starts a node of the module's domain in a process of its own, with further arguments for ROS."""
 
-    def start(**parameters: Any) -> Any:
-        return module_spawn(*node_arguments(**parameters), environment={"OMP_NUM_THREADS": "1"})
+    def start(*arguments: str, environment: Mapping[str, str] | None = None, **parameters: Any) -> Any:
+        return module_spawn(
+            *node_arguments(**parameters),
+            *arguments,
+            environment={"OMP_NUM_THREADS": "1", **(environment or {})},
+        )
 
     return start
 

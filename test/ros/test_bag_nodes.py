@@ -141,3 +141,14 @@ def test_player_and_recorder_name_what_is_wrong(tmp_path: Path, spawn: Any) -> N
     recorder = spawn("-m", RECORDER, tmp_path / "bag", "--topic", "/a:no_msgs/msg/Thing")
     assert recorder.wait(60) == 2
     assert "bag_recorder: error: message type no_msgs/msg/Thing is not installed" in recorder.output
+
+
+def test_player_and_recorder_name_a_topic_that_ros_2_does_not_allow(tmp_path: Path, spawn: Any) -> None:
+    bag = write_bag(tmp_path / "drive", "mcap", [street(0)], topic="/cam-era/image")
+    player = spawn("-m", PLAYER, bag)
+    recorder = spawn("-m", RECORDER, tmp_path / "bag", "--topic", "/cam-era/image:sensor_msgs/msg/Image")
+    for name, child in (("bag_player", player), ("bag_recorder", recorder)):
+        assert child.wait(60) == 2
+        assert f"{name}: error: Invalid topic name" in child.output
+        assert "'/cam-era/image'" in child.output
+        assert "Traceback" not in child.output

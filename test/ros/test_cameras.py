@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from ros_camera import picture
+from ros_camera import payload, picture
 from ros_client import LATCHED, TIMEOUT, RosClient
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CompressedImage, Image
 from vision_msgs.msg import Classification, LabelInfo
 
 from pvt_mtl_perception.inference.predictor import Predictor
@@ -96,3 +96,28 @@ def test_frames_that_came_while_the_node_was_busy_are_counted_as_replaced(client
     stamps = [message.header.stamp.sec for message in listener.messages]
     assert stamps == sorted(set(stamps)), "frames came out of order or twice"
     assert stamps[-1] - stamps[0] >= len(stamps) + 4, "no frame was left out"
+
+
+def test_a_cameras_broken_frames_are_logged_beside_those_of_another(client: RosClient, node: Any) -> None:
+    # Arrange
+    topics = [f"/{name}/image/compressed" for name in ("front", "left")]
+    publishers = [client.node.create_publisher(CompressedImage, topic, 1) for topic in topics]
+    listeners = [client.listen(Classification, f"/{name}/classification") for name in ("front", "left")]
+    whole = payload("png", picture(0, WIDTH, HEIGHT))
+    broken = CompressedImage(format="png", data=whole[: len(whole) // 2])
+
+    def failed(values: Mapping[str, str]) -> bool:
+        for publisher in publishers:
+            publisher.publish(broken)
+        return values["frames failed"] != "0"
+
+    # Act
+    for topic in topics:
+        client.camera_values(topic, failed)
+
+    # Assert
+    for topic in topics:
+        node.wait_for(rf"\[ERROR\].*a frame of {topic} failed: .* do not decode", 3)
+    client.forget(*listeners)
+    for publisher in publishers:
+        client.in_executor(client.node.destroy_publisher, publisher)

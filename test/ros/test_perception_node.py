@@ -13,6 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from lifecycle_msgs.msg import Transition
+from rcl_interfaces.msg import Parameter as ParameterMessage
+from rcl_interfaces.msg import ParameterValue
+from rcl_interfaces.srv import SetParameters
 from rclpy.qos import DurabilityPolicy, ReliabilityPolicy
 from ros_camera import STAMP_NANOSECONDS, picture
 from ros_client import LATCHED, TIMEOUT, RosClient
@@ -340,8 +343,16 @@ def test_a_deactivated_node_is_silent_until_it_is_activated_again(client: RosCli
 
 def test_a_transition_that_the_state_lacks_is_refused_and_survived(client: RosClient, node: Any) -> None:
     assert not client.change_state(Transition.TRANSITION_CONFIGURE)
-    node.wait_for("transition refused in state active", TIMEOUT)
+    node.wait_for("change_state refused in state active", TIMEOUT)
     assert client.state() == "active"
+
+
+def test_a_parameter_of_a_type_that_ros_lacks_is_refused_and_survived(client: RosClient, node: Any) -> None:
+    wrong = ParameterMessage(name="score_threshold", value=ParameterValue(type=99))
+    answer = client.call(SetParameters, "set_parameters", SetParameters.Request(parameters=[wrong]))
+    assert not answer.results
+    node.wait_for(r"set_parameters refused in state active: 99 is not a valid", TIMEOUT)
+    assert client.get_parameter("score_threshold") == 0.3
 
 
 def test_a_silent_camera_is_noticed_and_so_is_its_return(

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from builtin_interfaces.msg import Time
 from lifecycle_msgs.msg import Transition
 from ros_client import START_TIMEOUT, TIMEOUT, RosClient
+from rosgraph_msgs.msg import Clock
 from vision_msgs.msg import Classification
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
@@ -109,6 +113,51 @@ def test_signals_end_the_node_cleanly(node: Any, signals: tuple[signal.Signals, 
         time.sleep(pause)
     assert node.wait(TIMEOUT) == 0, node.output
     assert "Traceback" not in node.output, node.output
+
+
+def test_a_signal_while_the_node_is_made_ends_it_cleanly(start_node: Any) -> None:
+    node = start_node("--log-level", "debug", autostart=False)
+    node.wait_for("Initializing node 'perception_node'", TIMEOUT)
+    assert node.stop(TIMEOUT) == 0, node.output
+    assert "Traceback" not in node.output, node.output
+
+
+def test_a_nodes_shared_memory_ends_with_it(spawn: Any) -> None:
+    # In a domain of its own, where it maps nobody else's.
+    arguments = ("--ros-args", "-p", "model_path:=/no/such/model.safetensors")
+    node = spawn("-m", "pvt_mtl_perception.ros.perception_node", *arguments)
+    node.wait_for("not started", START_TIMEOUT)
+    maps = Path(f"/proc/{node.process.pid}/maps").read_text()
+    segments = {Path(name) for name in re.findall(r"/dev/shm/fastrtps_(?!port)\w+", maps)}
+    assert segments
+    assert node.stop(TIMEOUT) == 0, node.output
+    assert not [path for path in segments if path.exists()]
+
+
+def test_a_signal_ends_a_node_that_waits_for_a_model(start_node: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as hub:  # it takes requests and answers none
+        node = start_node(
+            model_path="hf://owner/model",
+            environment={
+                "HF_ENDPOINT": f"http://127.0.0.1:{hub.getsockname()[1]}",
+                "HF_HUB_ETAG_TIMEOUT": "300",
+            },
+        )
+        hub.settimeout(START_TIMEOUT)
+        with hub.accept()[0]:
+            assert node.stop(TIMEOUT) == 0, node.output
+
+
+def test_a_time_before_zero_on_the_clock_is_survived(node: Any, client: RosClient) -> None:
+    clock = client.node.create_publisher(Clock, "/clock", 1)
+    while not clock.get_subscription_count():
+        time.sleep(0.05)
+    clock.publish(Clock(clock=Time(sec=-1)))
+    node.wait_for(r"\[ERROR\].*a callback failed", TIMEOUT)
+    client.node_values()
+    assert client.state() == "unconfigured"
+    client.node.destroy_publisher(clock)
+    assert node.stop(TIMEOUT) == 0, node.output
 
 
 @pytest.mark.parametrize("name", ["perception_node", "autoware_converter", "bag_player"])

@@ -59,14 +59,15 @@ class OnnxRuntimeBackend:
         self._graph = graph
         self._sessions: dict[tuple[tuple[int, ...], tuple[str, ...]], Any] = {}
         self._lock = threading.Lock()
+        self._preparing = threading.Lock()
 
     def __call__(self, images: Tensor, tasks: Collection[str]) -> NetworkOutput:
         """As ``Backend.__call__``; outputs are float32."""
         size = images.shape[-2], images.shape[-1]
         names = output_names(self._network, tasks)
         images = images.contiguous()
+        session = self._session(size, tuple(tasks), names)
         with self._lock:
-            session = self._session(size, tuple(tasks), names)
             if self.device.type == "cpu":
                 outputs = [torch.from_numpy(array) for array in session.run(names, {INPUT: images.numpy()})]
             else:
@@ -93,27 +94,31 @@ class OnnxRuntimeBackend:
         return outputs
 
     def _session(self, size: tuple[int, int], tasks: tuple[str, ...], names: list[str]) -> Any:
-        import onnxruntime
-
         key = size, tasks
         if key not in self._sessions:
-            whole = self._graph or serialized_graph(self._network, size, self._precision)
-            graph = subgraph(whole, names)
-            options = onnxruntime.SessionOptions()
-            # torch's number follows OMP_NUM_THREADS.
-            options.intra_op_num_threads = torch.get_num_threads()
-            # Threads that spin between frames would take the cores from whoever brings the next one.
-            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-            options.log_severity_level = 3
-            providers: list[Any] = ["CPUExecutionProvider"]
-            if self.device.type == "cuda":
-                providers.insert(0, ("CUDAExecutionProvider", {"device_id": self.device.index or 0}))
-            session = onnxruntime.InferenceSession(graph, options, providers)
-            if self.device.type == "cuda" and "CUDAExecutionProvider" not in session.get_providers():
-                # It would go on on the CPU without a word.
-                raise BackendUnavailableError(
-                    "backend 'onnxruntime': its CUDA provider could not be loaded; it needs the CUDA and "
-                    "cuDNN versions that it was built for"
-                )
-            self._sessions[key] = session
+            with self._preparing:  # others run meanwhile
+                if key not in self._sessions:
+                    self._sessions[key] = self._prepared(size, names)
         return self._sessions[key]
+
+    def _prepared(self, size: tuple[int, int], names: list[str]) -> Any:
+        import onnxruntime
+
+        whole = self._graph or serialized_graph(self._network, size, self._precision)
+        options = onnxruntime.SessionOptions()
+        # torch's number follows OMP_NUM_THREADS.
+        options.intra_op_num_threads = torch.get_num_threads()
+        # Threads that spin between frames would take the cores from whoever brings the next one.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = 3
+        providers: list[Any] = ["CPUExecutionProvider"]
+        if self.device.type == "cuda":
+            providers.insert(0, ("CUDAExecutionProvider", {"device_id": self.device.index or 0}))
+        session = onnxruntime.InferenceSession(subgraph(whole, names), options, providers)
+        if self.device.type == "cuda" and "CUDAExecutionProvider" not in session.get_providers():
+            # It would go on on the CPU without a word.
+            raise BackendUnavailableError(
+                "backend 'onnxruntime': its CUDA provider could not be loaded; it needs the CUDA and "
+                "cuDNN versions that it was built for"
+            )
+        return session

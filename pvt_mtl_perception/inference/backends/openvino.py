@@ -107,6 +107,7 @@ class OpenVinoBackend:
         self._graph = graph
         self._requests: dict[tuple[tuple[int, ...], tuple[str, ...]], Any] = {}
         self._lock = threading.Lock()
+        self._preparing = threading.Lock()
 
     def __call__(self, images: Tensor, tasks: Collection[str]) -> NetworkOutput:
         """As ``Backend.__call__``; outputs are float32."""
@@ -116,9 +117,9 @@ class OpenVinoBackend:
         names = output_names(self._network, tasks)
         # As it lies in memory, rows of interleaved channels: no copy.
         rows = images.permute(0, 2, 3, 1).contiguous().numpy()
+        request = self._request(size, tuple(tasks), names)
         # A program computes one image at a time; two threads would only take the cores from each other.
         with self._lock:
-            request = self._request(size, tuple(tasks), names)
             shapes = [tuple(port.shape)[1:] for port in request.model_outputs]
             outputs = [torch.empty((len(rows), *shape)) for shape in shapes]
             for i, image in enumerate(rows[:, None]):
@@ -133,7 +134,12 @@ class OpenVinoBackend:
     def _request(self, size: tuple[int, int], tasks: tuple[str, ...], names: list[str]) -> Any:
         key = size, tasks
         if key not in self._requests:
-            graph = self._graph or graph_for_openvino(self._network, size)
-            program = compile_graph(self._core, graph, names, size, program_options(self._precision))
-            self._requests[key] = program.create_infer_request()
+            with self._preparing:  # others run meanwhile
+                if key not in self._requests:
+                    self._requests[key] = self._prepared(size, names)
         return self._requests[key]
+
+    def _prepared(self, size: tuple[int, int], names: list[str]) -> Any:
+        graph = self._graph or graph_for_openvino(self._network, size)
+        program = compile_graph(self._core, graph, names, size, program_options(self._precision))
+        return program.create_infer_request()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
-from typing import cast
+from typing import Literal, cast
 
 import torch
 
@@ -13,7 +13,7 @@ from pvt_mtl_perception.inference.backends.backend import (
     BackendUnavailableError,
     missing_packages,
 )
-from pvt_mtl_perception.inference.backends.covered import CoveredBackend
+from pvt_mtl_perception.inference.backends.covered import BackgroundBackend, CoveredBackend
 from pvt_mtl_perception.model.network import MultiTaskNetwork
 
 AUTO = "auto"
@@ -27,22 +27,23 @@ class Engine:
         module: below this package.
         cls: name of the class.
         packages: that have to be installed.
-        slow: to prepare, so that programs are shared (``CoveredBackend``).
+        preparation: how long a program takes. For minutes: programs are shared (``CoveredBackend``); for
+            seconds: they can be prepared in the background (``BackgroundBackend``).
     """
 
     module: str
     cls: str
     packages: tuple[str, ...] = ()
-    slow: bool = False
+    preparation: Literal["short", "seconds", "minutes"] = "short"
 
 
 ENGINES = {
     "eager": Engine("eager", "EagerBackend"),
-    "compile": Engine("compile", "CompileBackend", slow=True),
+    "compile": Engine("compile", "CompileBackend", preparation="minutes"),
     "cuda_graphs": Engine("cuda_graphs", "CudaGraphsBackend"),
-    "onnxruntime": Engine("onnxruntime", "OnnxRuntimeBackend", ("onnxruntime", "onnx")),
-    "openvino": Engine("openvino", "OpenVinoBackend", ("openvino", "onnx")),
-    "tensorrt": Engine("tensorrt", "TensorRtBackend", ("tensorrt", "onnx"), slow=True),
+    "onnxruntime": Engine("onnxruntime", "OnnxRuntimeBackend", ("onnxruntime", "onnx"), "seconds"),
+    "openvino": Engine("openvino", "OpenVinoBackend", ("openvino", "onnx"), "seconds"),
+    "tensorrt": Engine("tensorrt", "TensorRtBackend", ("tensorrt", "onnx"), "minutes"),
 }
 BACKENDS = (AUTO, *ENGINES)
 """What the command line and the node accept."""
@@ -51,7 +52,9 @@ FASTEST_FIRST = {"cpu": ("openvino", "onnxruntime", "eager"), "cuda": ("cuda_gra
 """What ``auto`` tries. TensorRT is not among them: nobody expects minutes of building at the first start."""
 
 
-def build_backend(name: str, network: MultiTaskNetwork, device: torch.device, precision: str) -> Backend:
+def build_backend(
+    name: str, network: MultiTaskNetwork, device: torch.device, precision: str, background: bool = False
+) -> Backend:
     """A backend with a network in it.
 
     Args:
@@ -60,6 +63,7 @@ def build_backend(name: str, network: MultiTaskNetwork, device: torch.device, pr
         network: given away: some backends move and cast it in place.
         device: where it runs.
         precision: ``fp32``, ``bf16``, or on CUDA ``fp16``.
+        background: prepare programs for further sets of tasks in the background where the engine can.
 
     Raises:
         ValueError: for an unknown name, or a precision that the backend does not offer here.
@@ -70,17 +74,21 @@ def build_backend(name: str, network: MultiTaskNetwork, device: torch.device, pr
             if missing_packages(*ENGINES[candidate].packages):
                 continue
             try:
-                return _load(candidate, network, device, precision)
+                return _load(candidate, network, device, precision, background)
             except (ValueError, BackendUnavailableError):
                 continue
-        return _load(FASTEST_FIRST[device.type][-1], network, device, precision)
+        return _load(FASTEST_FIRST[device.type][-1], network, device, precision, background)
     if name not in ENGINES:
         raise ValueError(f"backend {name!r} is not known; known: {', '.join(BACKENDS)}")
-    return _load(name, network, device, precision)
+    return _load(name, network, device, precision, background)
 
 
-def _load(name: str, network: MultiTaskNetwork, device: torch.device, precision: str) -> Backend:
+def _load(
+    name: str, network: MultiTaskNetwork, device: torch.device, precision: str, background: bool
+) -> Backend:
     engine = ENGINES[name]
     module = importlib.import_module(f"{__package__}.{engine.module}")
     backend = cast(Backend, getattr(module, engine.cls)(network, device, precision))
-    return CoveredBackend(backend) if engine.slow else backend
+    if engine.preparation == "minutes":
+        return CoveredBackend(backend)
+    return BackgroundBackend(backend) if background and engine.preparation == "seconds" else backend
