@@ -91,6 +91,20 @@ def to_disk(path: Path) -> None:
         os.close(handle)
 
 
+_PARTIAL = ".partial"
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Errors of the file system say that they are of ``path``: writing to an open file does not tell."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
+
+
 @contextmanager
 def replaced(path: Path) -> Iterator[Path]:
     """A temporary file beside ``path`` that takes its place when the block ends, and is gone when it raises.
@@ -98,15 +112,24 @@ def replaced(path: Path) -> Iterator[Path]:
     So ``path`` holds the old content or the whole of the new one, also after a power cut.
 
     Raises:
-        OSError: from the file system; ``path`` is then as it was.
+        OSError: from the file system, naming ``path``, which is then as it was.
     """
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    handle, name = tempfile.mkstemp(suffix=_PARTIAL, prefix=f".{path.name}.", dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
-        yield temporary
-        to_disk(temporary)
-        temporary.chmod(0o644)
-        temporary.replace(path)
+        with naming(path):
+            yield temporary
+            to_disk(temporary)
+            temporary.chmod(0o644)
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_partial(folder: Path) -> None:
+    """Removes what processes that were killed within ``replaced`` left in a folder that nobody writes to."""
+    # The second is what safetensors itself writes to first.
+    for pattern in (f".*{_PARTIAL}", ".tmp??????"):
+        for partial in folder.glob(pattern):
+            partial.unlink()

@@ -28,7 +28,7 @@ from pvt_mtl_perception.bags.results import (
 )
 from pvt_mtl_perception.inference.batches import batched, deferred_interrupt, prefetched
 from pvt_mtl_perception.inference.predictor import Predictor
-from pvt_mtl_perception.paths import read_json, read_yaml, replaced, to_disk
+from pvt_mtl_perception.paths import read_json, read_yaml, remove_partial, replaced, to_disk
 from pvt_mtl_perception.result import Result
 
 _log = logging.getLogger(__name__)
@@ -164,6 +164,7 @@ class _Part:
         self._stem = target.name
         self._run = run
         self.folder.mkdir(parents=True, exist_ok=True)
+        remove_partial(self.folder)
         self._check_run(self.folder / "run.json")
         self.segments: list[dict[str, Any]] = []
         self.images = self.failed = 0

@@ -15,6 +15,9 @@ from pvt_mtl_perception.bags.message_sources import MessageError, open_source
 from pvt_mtl_perception.bags.types import COMPRESSED_IMAGE_TYPES, IMAGE_TYPES
 from pvt_mtl_perception.inference.image_formats import decode_message
 
+_REPAIRS = {".mcap": "mcap recover", ".bag": "rosbag reindex"}
+"""Commands that write the index which a recorder that was killed has not written, by suffix."""
+
 
 @dataclass(frozen=True)
 class BagTopic:
@@ -94,7 +97,9 @@ class BagReader:
         try:
             self._source = open_source(self.path)
         except Exception as error:  # damaged bytes make the reader raise almost anything
-            raise ValueError(f"{self.path} cannot be read as a bag: {error!r}") from error
+            repair = _REPAIRS.get(self.path.suffix)
+            hint = f"; where its recording was cut off, `{repair}` makes it readable" if repair else ""
+            raise ValueError(f"{self.path} cannot be read as a bag: {error!r}{hint}") from error
         counts = sorted(self._source.counts.items())
         self.topics = tuple(BagTopic(name, kind, count) for (name, kind), count in counts)
 

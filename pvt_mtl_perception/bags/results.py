@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +17,7 @@ from pvt_mtl_perception.bags import messages
 from pvt_mtl_perception.bags.reader import BagReader
 from pvt_mtl_perception.bags.types import LATCHED, RELIABLE, typestore
 from pvt_mtl_perception.labels import TaskLabels
+from pvt_mtl_perception.paths import naming
 from pvt_mtl_perception.result import Classification, Detections, Result, Segmentation
 
 Storage = Literal["mcap", "sqlite3"]
@@ -59,6 +62,16 @@ def result_topics(image_topics: Sequence[str]) -> dict[str, ResultTopics]:
     return {topic: ResultTopics.under(namespace) for topic, namespace in namespaces.items()}
 
 
+@contextmanager
+def _file_errors(bag: Path) -> Iterator[None]:
+    """What the file system refuses comes out of sqlite3 as its own kind of error, and names no file."""
+    try:
+        with naming(bag):
+            yield
+    except sqlite3.Error as error:
+        raise OSError(f"{bag} cannot be written: {error}") from error
+
+
 class BagWriter:
     """A new ROS 2 bag that takes messages by topic.
 
@@ -71,9 +84,11 @@ class BagWriter:
 
     Raises:
         rosbags.rosbag2.WriterError: when the path exists.
+        OSError: from the file system, also while messages are written; it names the path.
     """
 
     def __init__(self, path: str | Path, storage: Storage = "mcap", compress: bool = True) -> None:
+        self._path = Path(path)
         plugin = {"mcap": StoragePlugin.MCAP, "sqlite3": StoragePlugin.SQLITE3}[storage]
         self._writer = Writer(path, version=BAG_VERSION, storage_plugin=plugin)
         if storage == "mcap" and compress:
@@ -81,11 +96,13 @@ class BagWriter:
         self._connections: dict[str, Connection] = {}
 
     def __enter__(self) -> BagWriter:
-        self._writer.open()
+        with _file_errors(self._path):
+            self._writer.open()
         return self
 
     def __exit__(self, *exception: Any) -> None:
-        self._writer.__exit__(*exception)
+        with _file_errors(self._path):
+            self._writer.__exit__(*exception)
 
     def set_note(self, key: str, value: str) -> None:
         """Puts text into the metadata's ``custom_data``."""
@@ -112,7 +129,8 @@ class BagWriter:
                 topic, type, typestore=typestore(), offered_qos_profiles=[qos]
             )
             self._connections[topic] = connection
-        self._writer.write(connection, timestamp, data)
+        with _file_errors(self._path):
+            self._writer.write(connection, timestamp, data)
 
     @staticmethod
     def serialize(message: Any) -> memoryview:

@@ -21,6 +21,7 @@ from pvt_mtl_perception.cli.model_arguments import (
     checkpoint_path,
     load_predictor,
 )
+from pvt_mtl_perception.paths import replaced
 
 if TYPE_CHECKING:
     from pvt_mtl_perception.cli.carla_frames import CarlaCamera, CarlaFrames, Counts
@@ -312,7 +313,8 @@ def _pictures(frames: CarlaFrames, records: Any, predictor: Predictor | None) ->
 def _write_report(out: Path, model: str, report: Mapping[str, Any], sections: Sequence[Any]) -> None:
     from pvt_mtl_perception.evaluation.html import write_report
 
-    (out / "scores.json").write_text(json.dumps(report, indent=2) + "\n")
+    with replaced(out / "scores.json") as temporary:
+        temporary.write_text(json.dumps(report, indent=2) + "\n")
     subtitle = (
         f"{report['bag']}, {report['results']} results of {report['checkpoint']}; boxes: {report['boxes']}"
     )

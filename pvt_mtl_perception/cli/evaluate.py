@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pvt_mtl_perception.cli.model_arguments import add_strengths, image_size
+from pvt_mtl_perception.paths import replaced
 
 if TYPE_CHECKING:
     from pvt_mtl_perception.data.sources import SourceConfig
@@ -227,7 +228,8 @@ def _write(
     from pvt_mtl_perception.evaluation.records import save_records
 
     out.mkdir(parents=True, exist_ok=True)
-    (out / "scores.json").write_text(json.dumps(report, indent=2) + "\n")
+    with replaced(out / "scores.json") as temporary:
+        temporary.write_text(json.dumps(report, indent=2) + "\n")
     described = {key: report[key] for key in ("checkpoint", "taxonomy", "input_size", "precision")}
     sections: list[Section] = []
     for name, one in scored.items():

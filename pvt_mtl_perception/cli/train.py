@@ -80,6 +80,7 @@ def run(args: argparse.Namespace) -> int:
 def _train(args: argparse.Namespace, config: TrainingConfig, changes: Sequence[str]) -> None:
     import torch
 
+    from pvt_mtl_perception.paths import replaced
     from pvt_mtl_perception.training.distributed import join_processes
     from pvt_mtl_perception.training.scoring import model_card, store_scores
     from pvt_mtl_perception.training.trainer import Trainer
@@ -105,5 +106,7 @@ def _train(args: argparse.Namespace, config: TrainingConfig, changes: Sequence[s
         scores = trainer.score(config.evaluate)
     if processes.leads:
         card = args.out / "model.md"
-        card.write_text(model_card(args.config.stem, store_scores(trainer.model_path, scores)))
+        text = model_card(args.config.stem, store_scores(trainer.model_path, scores))
+        with replaced(card) as temporary:
+            temporary.write_text(text)
         print(f"{trainer.model_path}\n{card}\n{args.out / 'curves.png'}")

@@ -60,6 +60,10 @@ def read_coco_instances(path: Path, labels: LabelSet) -> CocoInstances:
         isinstance(data.get(key), list) for key in ("images", "annotations", "categories")
     ):
         raise SampleError("an instances file has the lists 'images', 'annotations' and 'categories'", path)
+    for key in ("images", "annotations", "categories"):
+        for number, entry in enumerate(data[key]):
+            if not isinstance(entry, dict):
+                raise SampleError(f"is {entry!r}, not a mapping", path, f"entry {number} of {key!r}")
     categories = _categories(path, data["categories"], labels)
     position: dict[Any, int] = {}
     names: set[str] = set()
@@ -67,7 +71,9 @@ def read_coco_instances(path: Path, labels: LabelSet) -> CocoInstances:
     sizes: list[tuple[int, int]] = []
     for image in data["images"]:
         record = f"image {image.get('id')}"
-        _require(path, record, image, ("id", "file_name", "height", "width"))
+        _require(path, record, image, {"id": _ID, "file_name": str, "height": _SIZE, "width": _SIZE})
+        if not (0 < image["height"] < 2**31 and 0 < image["width"] < 2**31):
+            raise SampleError(f"is {image['width']}x{image['height']} pixels", path, record)
         if image["id"] in position or image["file_name"] in names:
             raise SampleError(f"id or file name {image['file_name']!r} is there twice", path, record)
         position[image["id"]] = len(file_names)
@@ -80,9 +86,10 @@ def read_coco_instances(path: Path, labels: LabelSet) -> CocoInstances:
     owners = _ids(path, annotations, "image_id", position, "images")
     classes = _ids(path, annotations, "category_id", categories, "categories")
     boxes = _boxes(path, annotations)
-    if len({annotation.get("id") for annotation in annotations}) < len(annotations):
-        (identity, _), *_ = Counter(annotation.get("id") for annotation in annotations).most_common(1)
-        raise SampleError("the id is there twice", path, f"annotation {identity}")
+    identities = [str(annotation.get("id")) for annotation in annotations]
+    if len(set(identities)) < len(identities):
+        (identity, _), *_ = Counter(identities).most_common(1)
+        raise SampleError("the id is there twice, or is absent", path, f"annotation {identity}")
     classes[np.array([bool(annotation.get("iscrowd")) for annotation in annotations], np.bool_)] = -1
     return CocoInstances(
         file_names=pack_names(file_names),
@@ -92,17 +99,24 @@ def read_coco_instances(path: Path, labels: LabelSet) -> CocoInstances:
     )
 
 
-def _require(path: Path, record: str, entry: Mapping[str, Any], keys: Sequence[str]) -> None:
-    for key in keys:
+_ID = (int, float, str)
+"""Types of an id: what JSON has that a dictionary takes as its key."""
+_SIZE = (int, float)
+
+
+def _require(path: Path, record: str, entry: Mapping[str, Any], kinds: Mapping[str, Any]) -> None:
+    for key, kind in kinds.items():
         if key not in entry:
             raise SampleError(f"has no key {key!r}", path, record)
+        if not isinstance(entry[key], kind):
+            raise SampleError(f"{key} is {entry[key]!r}", path, record)
 
 
 def _categories(path: Path, entries: Sequence[Mapping[str, Any]], labels: LabelSet) -> dict[Any, int]:
     categories: dict[Any, int] = {}
     for entry in entries:
         record = f"category {entry.get('id')}"
-        _require(path, record, entry, ("id", "name"))
+        _require(path, record, entry, {"id": _ID, "name": str})
         if entry["id"] in categories:
             raise SampleError("the id is there twice", path, record)
         try:
@@ -115,7 +129,8 @@ def _categories(path: Path, entries: Sequence[Mapping[str, Any]], labels: LabelS
 def _ids(
     path: Path, annotations: Sequence[Mapping[str, Any]], key: str, known: Mapping[Any, int], among: str
 ) -> npt.NDArray[np.int64]:
-    ids = np.array([known.get(annotation.get(key), -1) for annotation in annotations], np.int64)
+    values = (annotation.get(key) for annotation in annotations)
+    ids = np.array([known.get(value, -1) if isinstance(value, _ID) else -1 for value in values], np.int64)
     for wrong in np.flatnonzero(ids < 0)[:1]:
         annotation = annotations[wrong]
         raise SampleError(

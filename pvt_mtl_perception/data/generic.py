@@ -89,7 +89,10 @@ class GenericDataset:
         self._groups = tuple(groups)
         self._classes: npt.NDArray[np.int32] | None = None
         if table is not None:
-            self._classes = self._read_table(Path(root) / table, groups, position)
+            try:
+                self._classes = self._read_table(Path(root) / table, groups, position)
+            except (UnicodeDecodeError, csv.Error) as error:
+                raise SampleError(f"is no CSV in UTF-8: {error}", Path(root) / table) from None
         self.labels = TaskLabels(
             classification=groups if table is not None else {},
             detection=detection if annotations is not None else None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import os
 import re
 from collections import Counter
@@ -121,12 +122,21 @@ class SourceConfig:
         for task in self.tasks or ():
             if task not in TASKS:
                 raise ValueError(f"{self.kind}: unknown task {task!r}{_nearest(task, TASKS)}")
-        if self.ratio <= 0:
+        if not 0 < self.ratio < math.inf:
             raise ValueError(f"{self.kind}: ratio is positive, found {self.ratio}")
         if not 0 < self.fraction <= 1:
             raise ValueError(f"{self.kind}: fraction is above 0 and at most 1, found {self.fraction}")
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"{self.kind}: limit is at least 1, found {self.limit}")
+        for key, least in {"frames": 1, "base_seed": 0, "subset_seed": 0}.items():
+            if getattr(self, key) < least:
+                raise ValueError(f"{self.kind}: {key} is at least {least}, found {getattr(self, key)}")
+        if min(self.frame_size) < 1:
+            raise ValueError(f"{self.kind}: frame_size is in pixels, found {list(self.frame_size)}")
+        if self.scale is not None and not 0 < self.scale[0] <= self.scale[1] < math.inf:
+            raise ValueError(
+                f"{self.kind}: scale is {list(self.scale)}; smallest and largest, both above 0, are needed"
+            )
         if self.kind != "synthetic" and self.root is None:
             raise ValueError(f"data source {self.kind!r} needs the key 'root'")
         unset = {

@@ -351,9 +351,9 @@ class AugmentationConfig:
         for name in ("flip", "iou_crop"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"augmentation.{name} is a probability, found {getattr(self, name)}")
-        if self.photometric < 0:
+        if not 0 <= self.photometric < math.inf:
             raise ValueError(f"augmentation.photometric is at least 0, found {self.photometric}")
-        if self.aspect_ratio < 1:
+        if not 1 <= self.aspect_ratio < math.inf:
             raise ValueError(f"augmentation.aspect_ratio is at least 1, found {self.aspect_ratio}")
 
 

@@ -21,7 +21,7 @@ from pvt_mtl_perception.inference.predictor import Predictor
 from pvt_mtl_perception.inference.render import draw_overlay
 from pvt_mtl_perception.inference.video import VideoReader, VideoWriter
 from pvt_mtl_perception.labels import TaskLabels
-from pvt_mtl_perception.paths import read_json, replaced
+from pvt_mtl_perception.paths import naming, read_json, replaced
 from pvt_mtl_perception.result import Result
 
 _log = logging.getLogger(__name__)
@@ -306,6 +306,7 @@ def _predict_images(
     failed = 0
     read = prefetched(map(_read_image, images), depth=2 * batch_size)
     with (
+        naming(output / RESULTS),
         (output / RESULTS).open("a") as lines,
         deferred_interrupt() as stopping,
         closing(read),
@@ -338,7 +339,7 @@ def _predict_video(
     part = target.with_name(f".{target.name}.part")
     overlay = output / f"{item.stem}_overlay.mp4" if pictures else None
     try:
-        with VideoReader(item.path) as reader, part.open("w") as lines:
+        with naming(target), VideoReader(item.path) as reader, part.open("w") as lines:
             _predict_frames(reader, lines, overlay, predictor, batch_size, progress)
         part.replace(target)
     except ValueError as error:

@@ -6,11 +6,13 @@ import dataclasses
 import difflib
 import functools
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from types import NoneType, UnionType
+from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
 import jsonargparse
 import yaml
@@ -36,11 +38,12 @@ FREE_KEYS = {
 
 
 def _at_least(least: float, config: object, *keys: str, where: str = "") -> None:
-    """Refuses smaller values, naming the key."""
+    """Refuses smaller values and those that are not finite, naming the key."""
     for key in keys:
         value = getattr(config, key)
-        if not value >= least:
-            raise ValueError(f"{where}{key} is {value}; it must be at least {least}")
+        if not least <= value < math.inf:
+            finite = " and finite" if value == math.inf else ""
+            raise ValueError(f"{where}{key} is {value}; it must be at least {least}{finite}")
 
 
 @dataclass(frozen=True)
@@ -62,8 +65,8 @@ class PhaseConfig:
     scale: tuple[float, float] = (0.5, 1.5)
 
     def __post_init__(self) -> None:
-        _at_least(1, self, "steps", "batch_size", where="phases: ")
-        if not 0 < self.scale[0] <= self.scale[1]:
+        _at_least(1, self, "steps", "width", "height", "batch_size", where="phases: ")
+        if not 0 < self.scale[0] <= self.scale[1] < math.inf:
             raise ValueError(
                 f"phases: scale is {list(self.scale)}; smallest and largest, both above 0, are needed"
             )
@@ -98,10 +101,15 @@ class OptimizerConfig:
     ema_decay: float = 0.999
 
     def __post_init__(self) -> None:
-        _at_least(0, self, "lr", "weight_decay", "warmup_steps", where="optimizer.")
+        _at_least(0, self, "lr", "weight_decay", "power", "warmup_steps", where="optimizer.")
+        if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
+            raise ValueError(f"optimizer.layer_decay is {self.layer_decay}; it is above 0 and at most 1")
+        for part in self.milestones:
+            if not 0 <= part <= 1:
+                raise ValueError(f"optimizer.milestones has {part}; parts of the run are from 0 to 1")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"optimizer.ema_decay is {self.ema_decay}; it is at least 0 and below 1")
-        if self.clip_norm is not None and self.clip_norm <= 0:
+        if self.clip_norm is not None and not self.clip_norm > 0:
             raise ValueError(f"optimizer.clip_norm is {self.clip_norm}; it is above 0, or null for none")
 
 
@@ -191,7 +199,12 @@ class TrainingConfig:
         if not self.phases:
             raise ValueError("phases lists no phase")
         _at_least(1, self, "accumulate", "checkpoint_every")
-        _at_least(0, self, "keep_every", "validate_every", "image_every", "workers")
+        _at_least(0, self, "keep_every", "validate_every", "image_every", "workers", "seed")
+        _at_least(32, self, "input_width", "input_height")
+        if not 0 <= self.label_smoothing <= 1:
+            raise ValueError(f"label_smoothing is {self.label_smoothing}; it is from 0 to 1")
+        if self.scale_reference is not None and min(self.scale_reference) < 1:
+            raise ValueError(f"scale_reference is {list(self.scale_reference)}; width and height in pixels")
         if self.validate_every and not self.validate:
             raise ValueError(
                 f"validate_every is {self.validate_every}, but validate lists no data source; "
@@ -242,8 +255,32 @@ def _with_bases(path: Path, below: tuple[Path, ...] = ()) -> list[dict[str, Any]
     return _parts(data, path, below)
 
 
+def _check_kinds(data: Mapping[str, Any], kind: type, path: Path, above: str = "") -> None:
+    """Refuses null, and values in the place of mappings, where ``kind`` has no such values.
+
+    jsonargparse lets them through to the class, whose errors do not name the key.
+    """
+    hints = get_type_hints(kind)
+    for key in data.keys() & hints.keys():
+        value, name = data[key], f"{above}{key}"
+        options = get_args(hints[key]) if get_origin(hints[key]) is UnionType else (hints[key],)
+        if value is None and NoneType not in options:
+            raise ValueError(f"{path}: {name} is null; it needs a value")
+        for option in options:
+            items = get_args(option)
+            if dataclasses.is_dataclass(option) and isinstance(value, Mapping):
+                _check_kinds(value, cast(type, option), path, f"{name}.")
+            elif dataclasses.is_dataclass(option) and value is not None:
+                raise ValueError(f"{path}: {name} is {value!r}; it must be a mapping")
+            elif isinstance(value, list) and items and dataclasses.is_dataclass(items[0]):
+                for number, item in enumerate(value):
+                    if isinstance(item, Mapping):
+                        _check_kinds(item, cast(type, items[0]), path, f"{name}[{number}].")
+
+
 def _parts(data: Mapping[str, Any], path: Path, below: tuple[Path, ...] = ()) -> list[dict[str, Any]]:
     """As ``_with_bases`` for the content of a file at ``path``."""
+    _check_kinds(data, TrainingConfig, path)
     bases = data.get("extends", [])
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
         raise ValueError(f"{path}: extends is a list of files, found {bases!r}")

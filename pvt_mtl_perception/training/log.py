@@ -13,6 +13,8 @@ import numpy.typing as npt
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from pvt_mtl_perception.paths import naming, replaced
+
 LOG_EVERY = 10
 # Wide enough to smooth single batches away, narrow enough to show a change of phase.
 _SMOOTHING = 0.03
@@ -30,7 +32,10 @@ class RunLog:
 
     def __init__(self, folder: Path, total: int, done: int, active: bool) -> None:
         self.bar = tqdm(total=total, initial=done, unit="step", dynamic_ncols=True, disable=not active)
-        self._file = (folder / "log.jsonl").open("a", buffering=1) if active else None
+        self._path = folder / "log.jsonl"
+        if active and self._path.is_file():
+            _keep_rows(self._path, done)
+        self._file = self._path.open("a", buffering=1) if active else None
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=done) if active else None
 
     def __enter__(self) -> RunLog:
@@ -70,7 +75,8 @@ class RunLog:
     def _write(self, row: Mapping[str, Any]) -> None:
         if self._file is None or self._board is None:
             return
-        self._file.write(json.dumps(row) + "\n")
+        with naming(self._path):
+            self._file.write(json.dumps(row) + "\n")
         for key, value in row.items():
             if isinstance(value, Mapping):
                 for name, number in value.items():
@@ -79,10 +85,18 @@ class RunLog:
                 self._board.add_scalar(f"run/{key}", value, row["step"])
 
 
+def _keep_rows(path: Path, last: int) -> None:
+    """Drops the rows after a step, which a run that goes on from there writes again, and a cut one."""
+    kept = [row for row in read_log(path) if row["step"] <= last]
+    with replaced(path) as temporary:
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
+
+
 def read_log(path: Path) -> list[dict[str, Any]]:
     """The lines of a ``log.jsonl``, one for each step at most, in order.
 
-    A run that was killed logs some steps twice; the later line counts. A line cut off by a kill is left out.
+    Versions that did not drop the rows after a state logged some steps twice; the later line counts. A line
+    cut off by a kill is left out.
     """
     rows: dict[tuple[int, bool], dict[str, Any]] = {}
     for line in path.read_text().splitlines():
@@ -161,4 +175,5 @@ def plot_curves(log: Path, picture: Path) -> None:
         axes[5].text(0.5, 0.5, "none in this run", ha="center", va="center", transform=axes[5].transAxes)
     for axis in axes:
         axis.grid(alpha=0.3)
-    figure.savefig(picture, dpi=110)
+    with replaced(picture) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)

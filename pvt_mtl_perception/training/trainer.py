@@ -38,6 +38,7 @@ from pvt_mtl_perception.model.checkpoint import (
 from pvt_mtl_perception.model.network import MultiTaskNetwork, NetworkOutput
 from pvt_mtl_perception.model.pretrained import load_backbone_weights
 from pvt_mtl_perception.model.spec import load_task_labels
+from pvt_mtl_perception.paths import remove_partial
 from pvt_mtl_perception.training.affinity import append_relations, keep_relations, measure_relations
 from pvt_mtl_perception.training.balancing import make_balancer
 from pvt_mtl_perception.training.class_weights import class_frequencies, inverse_log_weights
@@ -168,6 +169,8 @@ class Trainer:
             raise ValueError("train lists no data source that is present")
         self.preprocessing = Preprocessing(config.input_height, config.input_width)
         self.out.mkdir(parents=True, exist_ok=True)
+        if self.processes.leads:
+            remove_partial(self.out)
         torch.manual_seed(config.seed)
         self.network = self._new_network()
         optimizer = _optimizer(self.network, config.optimizer)

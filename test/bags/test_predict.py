@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -426,6 +427,28 @@ def test_a_target_with_other_or_damaged_metadata_is_named(
     (tmp_path / "results" / "metadata.yaml").write_text(text)
     with pytest.raises(error, match=message):
         predict_bag(source, tmp_path / "results", predictor, progress=False)
+
+
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+def test_a_full_disk_is_named_and_the_run_goes_on_once_there_is_room(
+    tmp_path: Path, predictor: Predictor, storage: Any
+) -> None:
+    source = write_bag(tmp_path / "drive", "mcap", [street(index) for index in range(2)])
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"results\.part/unfinished/results_0"):
+            predict_bag(source, tmp_path / "results", predictor, storage=storage, progress=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    # As a kill within the writing of the notes leaves it.
+    (tmp_path / "results.part" / ".run.json.l0ht7mc9.partial").write_text("{")
+    assert predict_bag(source, tmp_path / "results", predictor, storage=storage, progress=False).images == 2
+    assert {path.suffix for path in (tmp_path / "results").iterdir()} == {
+        ".yaml", {"mcap": ".mcap", "sqlite3": ".db3"}[storage]
+    }  # fmt: skip
 
 
 def test_an_emptied_note_of_a_part_is_named(tmp_path: Path, predictor: Predictor) -> None:

@@ -144,5 +144,5 @@ def test_a_truncated_bag_is_named(tmp_path: Path) -> None:
     shutil.copy(path / "drive.mcap", copy)
     with copy.open("r+b") as file:
         file.truncate(copy.stat().st_size // 2)
-    with pytest.raises(ValueError, match=r"cut\.mcap cannot be read as a bag"):
+    with pytest.raises(ValueError, match=r"cut\.mcap cannot be read as a bag.*`mcap recover`"):
         BagReader(copy)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import resource
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -206,6 +208,25 @@ def test_predict_names_a_note_that_it_cannot_read(
     (out / "run.json").write_text(content)
     assert main(["predict", str(pictures), "--out", str(out), "--model", str(checkpoint)]) == 2
     assert f"{out / 'run.json'} " in capsys.readouterr().err
+
+
+def test_a_full_disk_is_named(
+    tmp_path: Path, pictures: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    command = ["predict", str(pictures), "--out", str(out), "--model", str(checkpoint), "--device", "cpu"]
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        for most, named in {100: "run.json", 1500: "results.jsonl"}.items():
+            resource.setrlimit(resource.RLIMIT_FSIZE, (most, limits[1]))
+            assert main([*command, "--no-pictures"]) == 2
+            assert f"File too large: '{out / named}'" in capsys.readouterr().err
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert main([*command, "--no-pictures"]) == 0
+    assert [record["image"] for record in lines(out / "results.jsonl")] == ["a.png", "sub/b.png"]
 
 
 def test_predict_names_what_it_cannot_use(

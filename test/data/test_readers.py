@@ -194,6 +194,19 @@ def test_coco_boxes_end_at_the_image_and_those_without_area_are_left_out(tmp_pat
             "category 90: .*no class 'dgo'; did you mean 'dog'",
         ),
         (lambda c: c["categories"][0].update(id=1), "category 1: the id is there twice"),
+        (lambda c: c["images"].append(None), "entry 3 of 'images': is None, not a mapping"),
+        (lambda c: c["annotations"].insert(0, [1]), r"entry 0 of 'annotations': is \[1\], not a mapping"),
+        (lambda c: c["images"][1].update(id=[1]), r"image \[1\]: id is \[1\]"),
+        (lambda c: c["images"][1].update(file_name=5), "image 78: file_name is 5"),
+        (lambda c: c["images"][1].update(height=None), "image 78: height is None"),
+        (lambda c: c["images"][1].update(height=float("nan")), "image 78: is 64xnan pixels"),
+        (lambda c: c["images"][1].update(width=10**30), "image 78: is 10+x48 pixels"),
+        (lambda c: c["categories"][0].update(name=None), "category 90: name is None"),
+        (
+            lambda c: c["annotations"][1].update(image_id=[77]),
+            r"annotation 1001: image_id \[77\] is not among",
+        ),
+        (lambda c: [a.pop("id") for a in c["annotations"]], "annotation None: .*there twice, or is absent"),
     ],
 )
 def test_coco_errors_name_file_and_record(tmp_path: Path, change: object, message: str) -> None:
@@ -550,6 +563,10 @@ def test_generic_errors(tmp_path: Path) -> None:
     ):
         csv.write_text(text)
         with pytest.raises(SampleError, match=rf"classes\.csv: {message}"):
+            generic(tmp_path)
+    for content in ("image,season\npart0/é.jpg,\n".encode("latin-1"), b"image,season\n" + b"x" * 200_000):
+        csv.write_bytes(content)
+        with pytest.raises(SampleError, match=r"classes\.csv: is no CSV in UTF-8"):
             generic(tmp_path)
     write_json(tmp_path / "boxes.json", coco_content(SCENES[:1], {1: "dog"}, ["9.jpg"]))
     with pytest.raises(SampleError, match=r"boxes\.json: image 9\.jpg: no such image in"):

@@ -37,6 +37,7 @@ from pvt_mtl_perception.training.config import (
     config_yaml,
     load_config,
 )
+from pvt_mtl_perception.training.log import read_log
 from pvt_mtl_perception.training.state import save_state
 from pvt_mtl_perception.training.trainer import NonFiniteLossError, Trainer
 
@@ -212,6 +213,20 @@ def test_a_full_disk_leaves_the_state_that_was_there(tmp_path: Path) -> None:
         signal.signal(signal.SIGXFSZ, handler)
     assert trainer.state_path.read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.safetensors", "state.safetensors"]
+
+
+def test_a_run_that_was_killed_has_each_row_once_and_leaves_no_half_file(tmp_path: Path) -> None:
+    trainer = Trainer(small_config(), tmp_path)
+    trainer.run()
+    whole = read_log(tmp_path / "log.jsonl")
+    # Logged after the last state, and cut by the kill; the files are what it leaves of a state.
+    with (tmp_path / "log.jsonl").open("a") as file:
+        file.write(json.dumps(whole[0] | {"step": 10}) + '\n{"step": 2')
+    for name in (".state.safetensors.l0ht7mc9.partial", ".tmpQSY6f5"):
+        (tmp_path / name).write_bytes(b"half")
+    Trainer(small_config(), tmp_path).run()
+    assert [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()] == whole
+    assert not [*tmp_path.glob(".*")]
 
 
 def test_a_state_of_another_configuration_is_refused(tmp_path: Path) -> None:
@@ -428,3 +443,39 @@ def test_a_run_begins_with_the_tensors_of_a_checkpoint_that_fit(tmp_path: Path, 
 def test_a_number_out_of_range_names_its_key(change: str, reason: str) -> None:
     with pytest.raises(ValueError, match=re.escape(reason)):
         load_config(REPOSITORY / "config" / "training" / "driving_b0.yaml", [change])
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ("model: {neck: {channels: null}}", "model.neck.channels is null"),
+        ("model: {backbone: 5}", "model.backbone is 5; it must be a mapping"),
+        ("balancing: {weights: null}", "balancing.weights is null"),
+        ("train: [{kind: synthetic, ratio: null}]", "train[0].ratio is null"),
+        ("train: [{kind: synthetic, ratio: .nan}]", "ratio is positive, found nan"),
+        ("train: [{kind: synthetic, frames: 0}]", "frames is at least 1, found 0"),
+        ("train: [{kind: synthetic, frame_size: [-8, 8]}]", "frame_size is in pixels, found [-8, 8]"),
+        ("train: [{kind: synthetic, scale: [0.5, .inf]}]", "scale is [0.5, inf]"),
+        ("train: [{kind: synthetic, subset_seed: -1}]", "subset_seed is at least 0, found -1"),
+        ("phases: [{steps: 1, width: 0, height: 64, batch_size: 2}]", "phases: width is 0"),
+        (
+            "phases: [{steps: 1, width: 64, height: 64, batch_size: 2, scale: [1, .inf]}]",
+            "scale is [1.0, inf]",
+        ),
+        ("optimizer: {lr: .inf}", "optimizer.lr is inf; it must be at least 0 and finite"),
+        ("optimizer: {clip_norm: .nan}", "optimizer.clip_norm is nan"),
+        ("optimizer: {layer_decay: -0.5}", "optimizer.layer_decay is -0.5"),
+        ("optimizer: {milestones: [0.5, 7]}", "optimizer.milestones has 7"),
+        ("seed: -1", "seed is -1; it must be at least 0"),
+        ("label_smoothing: .nan", "label_smoothing is nan"),
+        ("scale_reference: [640, 0]", "scale_reference is [640, 0]"),
+        ("augmentation: {photometric: .nan}", "augmentation.photometric is at least 0, found nan"),
+        ("augmentation: {aspect_ratio: .inf}", "augmentation.aspect_ratio is at least 1, found inf"),
+        ("input_width: 0", "input_width is 0; it must be at least 32"),
+    ],
+)
+def test_a_value_that_a_file_cannot_have_names_its_key(tmp_path: Path, change: str, reason: str) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(f"extends: [{REPOSITORY / 'config' / 'training' / 'driving_b0.yaml'}]\n{change}\n")
+    with pytest.raises(ValueError, match=re.escape(reason)):
+        load_config(path)
