@@ -23,7 +23,7 @@ class BackboneSpec:
 
     Attributes:
         name: a timm model that offers ``features_only``; it must have strides 4, 8, 16 and 32.
-        drop_path_rate: stochastic depth while training, 0..1.
+        drop_path_rate: stochastic depth while training, at least 0 and below 1.
         norm: what a backbone with BatchNorm does with it. ``batch`` learns from each process's own batch;
             ``sync`` from the batches of all processes (GPUs only); ``frozen`` keeps statistics and scale as
             they were loaded, for data sets that would otherwise mix theirs.
@@ -57,7 +57,7 @@ class ClassificationSpec:
 
     Attributes:
         label_sets: for each group, the name or path of its label set.
-        dropout: on the pooled features while training, 0..1.
+        dropout: on the pooled features while training, at least 0 and below 1.
     """
 
     label_sets: dict[str, str] = field(default_factory=dict)
@@ -136,6 +136,14 @@ class ModelSpec:
                 raise ValueError(f"{key} is {value}; it must be at least 1")
             if key.endswith("channels") and value % 8:
                 raise ValueError(f"{key} is {value}; it must be a multiple of 8 (GroupNorm)")
+        for key, part in {
+            "backbone.drop_path_rate": self.backbone.drop_path_rate,
+            "classification.dropout": self.classification.dropout if self.classification else 0.0,
+        }.items():
+            if not 0 <= part < 1:
+                raise ValueError(f"{key} is {part}; it must be at least 0 and below 1")
+        if self.detection is not None and self.detection.num_convs < 0:
+            raise ValueError(f"detection.num_convs is {self.detection.num_convs}; it must be at least 0")
         if self.detection is not None and self.detection.strides != (8, 16, 32, 64, 128):
             raise ValueError(
                 f"detection.strides is {list(self.detection.strides)}; P3 to P7 have 8, 16, 32, 64, 128"

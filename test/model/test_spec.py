@@ -44,6 +44,12 @@ def test_a_yaml_file_needs_only_what_differs_from_the_defaults(tmp_path: Path) -
         ({"detection": {"channels": "wide"}}, "Expected a <class 'int'>. Got value: wide"),
         ({"detection": {"channels": 12}}, "detection.channels is 12; it must be a multiple of 8"),
         ({"detection": {"strides": [4, 8, 16, 32, 64]}}, "detection.strides"),
+        ({"detection": {"num_convs": -1}}, "detection.num_convs is -1; it must be at least 0"),
+        (
+            {"classification": {"label_sets": {"scene": "driving_scene"}, "dropout": float("nan")}},
+            "classification.dropout is nan",
+        ),
+        ({"backbone": {"drop_path_rate": 1.0}, "detection": {}}, "backbone.drop_path_rate is 1.0"),
         ({"neck": {"type": "pan"}, "detection": {}}, "'fpn', 'bifpn'"),
         ({"classification": {"label_sets": {}}}, "classification.label_sets is empty"),
         ({}, "at least one of the keys classification, detection, segmentation"),
