@@ -27,6 +27,7 @@ from pvt_mtl_perception.data.mixture import SampleSource
 from pvt_mtl_perception.data.reading import map_mask
 from pvt_mtl_perception.data.sample import Sample
 from pvt_mtl_perception.data.synthetic_frames import SyntheticDataset
+from pvt_mtl_perception.data.transforms import check_scale
 from pvt_mtl_perception.labels import IGNORE_INDEX, LabelSet, TaskLabels, load_label_set
 
 _SPLIT = "train"
@@ -133,10 +134,8 @@ class SourceConfig:
                 raise ValueError(f"{self.kind}: {key} is at least {least}, found {getattr(self, key)}")
         if min(self.frame_size) < 1:
             raise ValueError(f"{self.kind}: frame_size is in pixels, found {list(self.frame_size)}")
-        if self.scale is not None and not 0 < self.scale[0] <= self.scale[1] < math.inf:
-            raise ValueError(
-                f"{self.kind}: scale is {list(self.scale)}; smallest and largest, both above 0, are needed"
-            )
+        if self.scale is not None:
+            check_scale(self.kind, self.scale)
         if self.kind != "synthetic" and self.root is None:
             raise ValueError(f"data source {self.kind!r} needs the key 'root'")
         unset = {

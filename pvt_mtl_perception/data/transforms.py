@@ -325,6 +325,16 @@ def _area(boxes: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
 
 
+def check_scale(where: str, scale: tuple[float, float]) -> None:
+    """Refuses bounds of a scale factor that are not above 0, finite and in order.
+
+    Raises:
+        ValueError: beginning with ``where``.
+    """
+    if not 0 < scale[0] <= scale[1] < math.inf:
+        raise ValueError(f"{where}: scale is {list(scale)}; smallest and largest, both above 0, are needed")
+
+
 @dataclass(frozen=True)
 class AugmentationConfig:
     """How a picture and its labels are changed at random, beside scale and crop.

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pvt_mtl_perception.paths import replaced
 from pvt_mtl_perception.training.balancing import Division, Reduce
+from pvt_mtl_perception.training.rows import read_rows
 
 StepLosses = Callable[[Mapping[str, Tensor]], Iterator[dict[str, Tensor]]]
 """The losses of a step's micro-batches, each divided by their number, with these tensors in the place of the
@@ -178,23 +178,7 @@ def read_relations(path: Path) -> list[dict[str, Any]]:
     Raises:
         FileNotFoundError: when there is none.
     """
-    rows: dict[int, dict[str, Any]] = {}
-    for line in path.read_text().splitlines():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        rows[row["step"]] = row
-    return [rows[step] for step in sorted(rows)]
-
-
-def keep_relations(path: Path, last: int) -> None:
-    """Drops the rows after a step, which a run that goes on from there writes again."""
-    if not path.is_file():
-        return
-    kept = [row for row in read_relations(path) if row["step"] <= last]
-    with replaced(path) as temporary:
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
+    return read_rows(path)
 
 
 def append_relations(path: Path, step: int, lr: float, seconds: float, relations: TaskRelations) -> None:

@@ -18,7 +18,7 @@ import jsonargparse
 import yaml
 
 from pvt_mtl_perception.data.sources import SourceConfig
-from pvt_mtl_perception.data.transforms import AugmentationConfig
+from pvt_mtl_perception.data.transforms import AugmentationConfig, check_scale
 from pvt_mtl_perception.model.spec import ModelSpec
 from pvt_mtl_perception.paths import read_yaml
 from pvt_mtl_perception.training.balancing.config import BalancingConfig
@@ -66,10 +66,7 @@ class PhaseConfig:
 
     def __post_init__(self) -> None:
         _at_least(1, self, "steps", "width", "height", "batch_size", where="phases: ")
-        if not 0 < self.scale[0] <= self.scale[1] < math.inf:
-            raise ValueError(
-                f"phases: scale is {list(self.scale)}; smallest and largest, both above 0, are needed"
-            )
+        check_scale("phases", self.scale)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from pvt_mtl_perception.paths import naming, replaced
+from pvt_mtl_perception.training.rows import keep_rows, read_rows
 
 LOG_EVERY = 10
 # Wide enough to smooth single batches away, narrow enough to show a change of phase.
@@ -33,8 +34,8 @@ class RunLog:
     def __init__(self, folder: Path, total: int, done: int, active: bool) -> None:
         self.bar = tqdm(total=total, initial=done, unit="step", dynamic_ncols=True, disable=not active)
         self._path = folder / "log.jsonl"
-        if active and self._path.is_file():
-            _keep_rows(self._path, done)
+        if active:
+            keep_rows(self._path, done)
         self._file = self._path.open("a", buffering=1) if active else None
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=done) if active else None
 
@@ -85,27 +86,13 @@ class RunLog:
                 self._board.add_scalar(f"run/{key}", value, row["step"])
 
 
-def _keep_rows(path: Path, last: int) -> None:
-    """Drops the rows after a step, which a run that goes on from there writes again, and a cut one."""
-    kept = [row for row in read_log(path) if row["step"] <= last]
-    with replaced(path) as temporary:
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
-
-
 def read_log(path: Path) -> list[dict[str, Any]]:
     """The lines of a ``log.jsonl``, one for each step at most, in order.
 
     Versions that did not drop the rows after a state logged some steps twice; the later line counts. A line
     cut off by a kill is left out.
     """
-    rows: dict[tuple[int, bool], dict[str, Any]] = {}
-    for line in path.read_text().splitlines():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        rows[row["step"], "validation" in row] = row
-    return [rows[key] for key in sorted(rows)]
+    return read_rows(path)
 
 
 def _smoothed(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

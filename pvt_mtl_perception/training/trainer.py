@@ -39,7 +39,7 @@ from pvt_mtl_perception.model.network import MultiTaskNetwork, NetworkOutput
 from pvt_mtl_perception.model.pretrained import load_backbone_weights
 from pvt_mtl_perception.model.spec import load_task_labels
 from pvt_mtl_perception.paths import remove_partial
-from pvt_mtl_perception.training.affinity import append_relations, keep_relations, measure_relations
+from pvt_mtl_perception.training.affinity import append_relations, measure_relations
 from pvt_mtl_perception.training.balancing import make_balancer
 from pvt_mtl_perception.training.class_weights import class_frequencies, inverse_log_weights
 from pvt_mtl_perception.training.config import OptimizerConfig, TrainingConfig, plain_config, run_identity
@@ -47,6 +47,7 @@ from pvt_mtl_perception.training.distributed import Processes, alone
 from pvt_mtl_perception.training.log import RunLog, plot_curves
 from pvt_mtl_perception.training.objective import labelled_tasks, task_losses
 from pvt_mtl_perception.training.pictures import labels_beside_predictions
+from pvt_mtl_perception.training.rows import keep_rows
 from pvt_mtl_perception.training.scoring import score_sources, summary
 from pvt_mtl_perception.training.state import TrainingState, load_state, save_state
 from pvt_mtl_perception.training.stopping import stop_requests
@@ -298,7 +299,7 @@ class Trainer:
         """
         config, state = self.config, self.state
         if config.affinity is not None and self.processes.leads:
-            keep_relations(self.affinity_path, state.step)
+            keep_rows(self.affinity_path, state.step)
         log = RunLog(self.out, config.total_steps, state.step, self.processes.leads)
         with log, stop_requests() as stop:
             first = 0

@@ -27,7 +27,6 @@ from pvt_mtl_perception.model.spec import (
 from pvt_mtl_perception.training import trainer as trainer_module
 from pvt_mtl_perception.training.affinity import (
     TaskRelations,
-    keep_relations,
     measure_relations,
     read_relations,
 )
@@ -41,6 +40,7 @@ from pvt_mtl_perception.training.config import (
     load_config,
 )
 from pvt_mtl_perception.training.objective import labelled_tasks, task_losses
+from pvt_mtl_perception.training.rows import keep_rows
 from pvt_mtl_perception.training.trainer import Trainer, _seed_step
 
 RATES = {"trunk": 0.05, "middle": 0.02}
@@ -323,10 +323,10 @@ def test_a_network_of_one_task_has_nothing_to_measure(tmp_path: Path) -> None:
 
 def test_rows_after_the_state_are_dropped(tmp_path: Path) -> None:
     path = tmp_path / "affinity.jsonl"
-    keep_relations(path, 0)
+    keep_rows(path, 0)
     assert not path.exists()
     path.write_text("".join(json.dumps({"step": step}) + "\n" for step in (2, 4, 6)) + '{"st')
-    keep_relations(path, 4)
+    keep_rows(path, 4)
     assert read_relations(path) == [{"step": 2}, {"step": 4}]
 
 
