@@ -73,6 +73,7 @@ class SourceConfig:
         frame_size: (width, height) in pixels of the frames of a synthetic source.
         cache: folder that the frames of a synthetic source are kept in, for runs that share them;
             ``$NAME`` stands for an environment variable.
+        containing: detection classes; every frame of a synthetic source has a box of one of them.
         fold: which of CamVid's five folds is ``held_out``, 0 to 4; the middle one where None.
         tasks: keep the labels of these tasks only, so that data with several kinds of labels can stand for
             data with one; None keeps all.
@@ -103,6 +104,7 @@ class SourceConfig:
     base_seed: int = 0
     frame_size: tuple[int, int] = _FRAME_SIZE
     cache: str | None = None
+    containing: list[str] | None = None
     fold: int | None = None
     tasks: list[str] | None = None
     fraction: float = 1.0
@@ -197,6 +199,7 @@ def _synthetic(source: SourceConfig, _: Path) -> LabelledSource:
         source.frame_size,
         keep=source.split == "train",
         cache=Path(_expanded(source, "cache", source.cache)) if source.cache else None,
+        containing=source.containing or (),
     )
 
 
@@ -257,6 +260,7 @@ _READERS_OF_KEY = {
     "base_seed": ("synthetic",),
     "frame_size": ("synthetic",),
     "cache": ("synthetic",),
+    "containing": ("synthetic",),
     "fold": ("camvid",),
     "images": ("coco", "generic"),
     "annotations": ("coco", "generic"),

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -21,6 +22,9 @@ from pvt_mtl_perception.labels import TaskLabels, load_label_set
 _SEEDS = 1 << 31
 # Walks through all seeds of a split from any start (odd, so it shares no factor with _SEEDS).
 _STRIDE = 1_000_003
+# Scenes that are looked through for one frame with a box of a wanted class; the rarest, a train, is in one of
+# a hundred.
+_SEARCHED = 4096
 
 
 class SyntheticDataset:
@@ -38,9 +42,13 @@ class SyntheticDataset:
             pool of ``size`` frames costs no rendering. A frame that is given out is shared, not copied.
         cache: folder on disk that rendered frames are kept in and read from, for runs that share a pool.
             Frames of another version of the renderer are not taken.
+        containing: detection classes; every frame has a box of at least one of them, so that a training
+            meets rare classes more often. Frame i is then the first such scene from seed 4096 i on, and the
+            scenes on the way are rendered for nothing. Empty takes every scene.
 
     Raises:
-        ValueError: for another split, or when ``size`` is not 1 .. 2**31.
+        ValueError: for another split, when ``size`` is not 1 .. 2**31 (2**19 with ``containing``), and for a
+            class that is not of driving_detection.
     """
 
     def __init__(
@@ -51,10 +59,13 @@ class SyntheticDataset:
         frame_size: tuple[int, int] = (640, 384),
         keep: bool = False,
         cache: Path | None = None,
+        containing: Sequence[str] = (),
     ) -> None:
         require_split(split, ("train", "test"), "synthetic")
-        if size is not None and not 1 <= size <= _SEEDS:
-            raise ValueError(f"size is 1..{_SEEDS} frames, found {size}")
+        self._step = _SEARCHED if containing else 1
+        most = _SEEDS // self._step
+        if size is not None and not 1 <= size <= most:
+            raise ValueError(f"size is 1..{most} frames, found {size}")
         self.split: Literal["train", "test"] = split
         self.base_seed = base_seed
         self.size = size
@@ -63,6 +74,12 @@ class SyntheticDataset:
         self.labels = TaskLabels(
             groups, load_label_set("driving_detection"), load_label_set("driving_segmentation")
         )
+        assert self.labels.detection is not None
+        self.containing = tuple(containing)
+        try:
+            self._wanted = [self.labels.detection.index(name) for name in containing]
+        except KeyError as error:
+            raise ValueError(f"containing: {error.args[0]}") from None
         self.keep = keep
         self._kept: dict[int, Sample] = {}
         self.cache = None
@@ -71,10 +88,10 @@ class SyntheticDataset:
             self.cache = cache / f"{split}_{width}x{height}_{_renderer_digest()}"
 
     def __len__(self) -> int:
-        return _SEEDS if self.size is None else self.size
+        return _SEEDS // self._step if self.size is None else self.size
 
     def seed(self, index: int) -> int:
-        """The renderer's seed of a frame.
+        """The renderer's seed of a frame; with ``containing``, of the first scene that is looked at for it.
 
         Raises:
             IndexError: when there is no such frame.
@@ -82,20 +99,30 @@ class SyntheticDataset:
         if not 0 <= index < len(self):
             raise IndexError(f"frame {index} of a data set of {len(self)}")
         if self.split == "test":
-            return _SEEDS + index
-        return (self.base_seed * _STRIDE + index) % _SEEDS
+            return _SEEDS + index * self._step
+        return (self.base_seed * _STRIDE + index * self._step) % _SEEDS
 
     def __getitem__(self, index: int) -> Sample:
         """One frame, the same each time.
 
         Raises:
             OSError: when the cache cannot be written.
+            ValueError: when none of 4096 scenes has a box of a class of ``containing``.
         """
         if not self.keep:
-            return self._frame(self.seed(index))
+            return self._found(self.seed(index))
         if index not in self._kept:
-            self._kept[index] = self._frame(self.seed(index))
+            self._kept[index] = self._found(self.seed(index))
         return self._kept[index]
+
+    def _found(self, first: int) -> Sample:
+        if not self._wanted:
+            return self._frame(first)
+        for seed in range(first, first + _SEARCHED):
+            sample = self._frame(seed)
+            if np.isin(sample.box_labels, self._wanted).any():
+                return sample
+        raise ValueError(f"none of {_SEARCHED} scenes from seed {first} shows {' or '.join(self.containing)}")
 
     def _frame(self, seed: int) -> Sample:
         if self.cache is None:

@@ -43,6 +43,10 @@ def label_set(name: str, *names: str, **mappings: dict[str, str]) -> LabelSet:
             "'generic' has no key 'split', which is for ade20k, bdd100k, camvid",
         ),
         ({"kind": "coco", "root": "x", "frames": 5}, "'coco' has no key 'frames', which is for synthetic"),
+        (
+            {"kind": "camvid", "root": "x", "containing": ["car"]},
+            "'camvid' has no key 'containing', which is for synthetic",
+        ),
     ],
 )
 def test_configuration_refuses_what_makes_no_sense(keys: dict[str, object], message: str) -> None:

@@ -47,6 +47,32 @@ def test_frames_of_a_cache_are_those_that_were_rendered(tmp_path: Path) -> None:
     assert file.stat().st_mtime_ns == written
 
 
+def test_every_frame_contains_a_wanted_class_and_is_the_first_that_does() -> None:
+    wanted = SyntheticDataset("train", 3, 4, (160, 96), keep=True, containing=["motorcycle", "train"])
+    every = SyntheticDataset("train", 3, frame_size=(160, 96))
+    assert wanted.labels.detection is not None
+    ids = [wanted.labels.detection.index(name) for name in wanted.containing]
+    starts = {wanted.seed(index) for index in range(4)}
+    assert len(starts) == 4
+    passed = 0
+    for index in range(4):
+        frame = wanted[index]
+        assert wanted[index] is frame
+        assert np.isin(frame.box_labels, ids).any()
+        offset = wanted.seed(index) - every.seed(0)
+        while not np.isin((other := every[offset]).box_labels, ids).any():
+            offset, passed = offset + 1, passed + 1
+        np.testing.assert_array_equal(other.image, frame.image)
+    assert passed, "some scenes on the way show none"
+
+
+def test_a_class_that_frames_cannot_contain_is_named() -> None:
+    with pytest.raises(ValueError, match="containing: .*no class 'motorcycl'; did you mean 'motorcycle'"):
+        SyntheticDataset(containing=["motorcycl"])
+    with pytest.raises(ValueError, match=r"size is 1\.\.524288 frames"):
+        SyntheticDataset(size=1 << 20, containing=["car"])
+
+
 def test_endless_frames_make_batches() -> None:
     dataset = SyntheticDataset("train", frame_size=(320, 192))
     mixture = Mixture((len(dataset),), (1,), batch_size=3, seed=0)
