@@ -16,8 +16,6 @@ from launch_ros.descriptions import ParameterFile, ParameterValue
 SHARE = Path(__file__).resolve().parents[1]
 PARAMS_FILE = SHARE / "config" / "perception.yaml"
 FASTDDS_PROFILE = SHARE / "config" / "fastdds_large_images.xml"
-# Fast DDS 2 (Jazzy) reads the first, Fast DDS 3 (Kilted and later) the second.
-PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
 BOOLEANS = ("", "true", "false")
 
 DEFAULTS: Mapping[str, Any] = yaml.safe_load(PARAMS_FILE.read_text())["/**"]["ros__parameters"]
@@ -100,16 +98,18 @@ def overrides(arguments: Mapping[str, str]) -> dict[str, Any]:
 
 
 def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
+    from pvt_mtl_perception.inference.process import PROFILE_VARIABLES, profile_variable
     from pvt_mtl_perception.ros.camera_topics import camera_topics
 
     arguments = {argument.name: context.launch_configurations[argument.name] for argument in ARGUMENTS}
     actions: list[LaunchDescriptionEntity] = []
     if not any(context.environment.get(variable) for variable in PROFILE_VARIABLES):
+        variable = profile_variable()
         actions += [
-            *(SetEnvironmentVariable(variable, str(FASTDDS_PROFILE)) for variable in PROFILE_VARIABLES),
+            SetEnvironmentVariable(variable, str(FASTDDS_PROFILE)),
             LogInfo(
                 msg=f"Fast DDS profile for large images: {FASTDDS_PROFILE} (camera drivers need it too; "
-                f"to use another, set {' and '.join(PROFILE_VARIABLES)})"
+                f"to use another, set {variable})"
             ),
         ]
     node = LifecycleNode(

@@ -1,7 +1,7 @@
 """Makes the virtual environment that `make` runs everything in, or finds that it is up to date.
 
 Where ROS 2 is sourced, the environment sees that installation and adds only what it lacks. Elsewhere it gets
-ROS 2 Jazzy as wheels, and vision_msgs built from interfaces/vision_msgs.
+ROS 2 Jazzy or Kilted as wheels, and vision_msgs built from interfaces/vision_msgs.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ LINKS = {
     },
 }
 WHEEL_PYTHONS = ((3, 10), (3, 13))
+WHEEL_DISTROS = ("jazzy", "kilted")
 
 # Modules of a ROS installation, each with the end of its apt package's name.
 REQUIRED_ROS_MODULES = {
@@ -51,9 +52,15 @@ def main() -> int:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--venv", type=Path, default=REPOSITORY / ".venv", help="where the environment lies")
-    venv = Path(os.path.abspath(parser.parse_args().venv))
+    parser.add_argument(
+        "--ros",
+        choices=WHEEL_DISTROS,
+        default=WHEEL_DISTROS[0],
+        help="whose wheels to take where no ROS 2 is sourced",
+    )
+    arguments = parser.parse_args()
     try:
-        set_up(venv)
+        set_up(Path(os.path.abspath(arguments.venv)), arguments.ros)
     except SetupError as error:
         print(f"\nThe environment could not be set up: {error}", file=sys.stderr)
         return 1
@@ -63,15 +70,15 @@ def main() -> int:
     return 0
 
 
-def set_up(venv: Path) -> None:
-    """Bring ``venv`` up to date.
+def set_up(venv: Path, wheels: str = WHEEL_DISTROS[0]) -> None:
+    """Bring ``venv`` up to date, with the wheels of a distribution where no ROS 2 is sourced.
 
     Raises:
         SetupError: when something the machine lacks, or a failed step, stands in the way.
     """
     distro = sourced_ros()
     stamp = venv / "setup-key"
-    key = setup_key(venv, distro)
+    key = setup_key(venv, distro, wheels)
     if stamp.is_file() and stamp.read_text() == key and (venv / "bin" / "python").exists():
         return
 
@@ -83,7 +90,7 @@ def set_up(venv: Path) -> None:
             return
         stamp.unlink(missing_ok=True)
         make_venv(venv, distro)
-        install_packages(venv, distro)
+        install_packages(venv, distro, wheels)
         # Last, so that whatever was interrupted is done again.
         stamp.write_text(key)
     print(f"The environment is ready. For pvt-mtl on the path of this shell:\n    source {venv}/bin/activate")
@@ -111,7 +118,7 @@ def sourced_ros() -> str | None:
     return distro
 
 
-def setup_key(venv: Path, distro: str | None) -> str:
+def setup_key(venv: Path, distro: str | None, wheels: str) -> str:
     """A digest of everything whose change makes the environment stale."""
     files = [
         Path(__file__),
@@ -123,7 +130,7 @@ def setup_key(venv: Path, distro: str | None) -> str:
         *sorted((REPOSITORY / "interfaces" / "vision_msgs" / "msg").glob("*.msg")),
     ]
     digest = hashlib.sha256()
-    ros = (distro, os.environ["AMENT_PREFIX_PATH"]) if distro else None
+    ros = (distro, os.environ["AMENT_PREFIX_PATH"]) if distro else wheels
     digest.update(json.dumps([str(venv), str(REPOSITORY), sys.version, sys.base_prefix, ros]).encode())
     for file in files:
         if file.is_file():
@@ -228,11 +235,12 @@ def _is_usable(venv: Path, distro: str | None) -> bool:
     )
 
 
-def install_packages(venv: Path, distro: str | None) -> None:
+def install_packages(venv: Path, distro: str | None, wheels: str) -> None:
     """Install everything the environment needs; what is there already stays."""
     requirements = REPOSITORY / "requirements"
     pip = [str(venv / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "install"]
-    listed = [requirements / ("ros-installed.txt" if distro else "ros-wheels.txt"), requirements / "dev.txt"]
+    source = "ros-installed.txt" if distro else f"ros-{wheels}.txt"
+    listed = [requirements / source, requirements / "dev.txt"]
     constraints = []
     if distro:
         held = venv / "constraints.txt"

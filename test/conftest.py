@@ -17,17 +17,16 @@ from pathlib import Path
 
 import pytest
 
+from pvt_mtl_perception.inference.process import profile_variable
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 FASTDDS_PROFILE = REPOSITORY / "config" / "fastdds_large_images.xml"
 
 # Ports of higher domains reach into Linux's ephemeral range; 0 is everybody's default.
 DOMAIN_IDS = range(1, 102)
 
-PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
-
 # The same start as `make test` for whoever calls pytest directly.
-for _variable in PROFILE_VARIABLES:
-    os.environ.setdefault(_variable, str(FASTDDS_PROFILE))
+os.environ.setdefault(profile_variable(), str(FASTDDS_PROFILE))
 os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
 # Tests run several processes on few cores. OpenMP threads that share a core wait for each other in a spin;
 # a frame then takes seconds.
@@ -62,8 +61,7 @@ def environment_for(ros_domain_id: int) -> dict[str, str]:
     environment["ROS_DOMAIN_ID"] = str(ros_domain_id)
     environment["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     environment["PYTHONUNBUFFERED"] = "1"
-    for variable in PROFILE_VARIABLES:
-        environment[variable] = str(FASTDDS_PROFILE)
+    environment[profile_variable()] = str(FASTDDS_PROFILE)
     return environment
 
 

@@ -180,18 +180,21 @@ def test_an_environment_that_is_up_to_date_is_left_alone(tmp_path, monkeypatch, 
     done = []
     monkeypatch.setattr(script, "check_machine", lambda distro: done.append("checked"))
     monkeypatch.setattr(script, "make_venv", lambda venv, distro: done.append("made"))
-    monkeypatch.setattr(script, "install_packages", lambda venv, distro: done.append("installed"))
+    monkeypatch.setattr(script, "install_packages", lambda venv, distro, wheels: done.append(wheels))
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "python").touch()
 
     script.set_up(tmp_path)
-    assert done == ["checked", "made", "installed"]
+    assert done == ["checked", "made", "jazzy"]
     script.set_up(tmp_path)
-    assert done == ["checked", "made", "installed"]
+    assert done == ["checked", "made", "jazzy"]
     printed = capsys.readouterr().out
     assert printed.count("The environment is ready") == 1
     assert f"source {tmp_path}/bin/activate" in printed
 
     (tmp_path / "setup-key").write_text("of other requirements")
     script.set_up(tmp_path)
-    assert done == 2 * ["checked", "made", "installed"]
+    assert done == 2 * ["checked", "made", "jazzy"]
+
+    script.set_up(tmp_path, "kilted")
+    assert done[6:] == ["checked", "made", "kilted"]

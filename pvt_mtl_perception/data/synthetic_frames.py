@@ -120,6 +120,7 @@ class SyntheticDataset:
             return self._frame(first)
         for seed in range(first, first + _SEARCHED):
             sample = self._frame(seed)
+            assert sample.box_labels is not None
             if np.isin(sample.box_labels, self._wanted).any():
                 return sample
         raise ValueError(f"none of {_SEARCHED} scenes from seed {first} shows {' or '.join(self.containing)}")

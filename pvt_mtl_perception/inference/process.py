@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.metadata
 import os
 import random
 import signal
@@ -18,9 +19,8 @@ _FROM_HEAP = 256 << 20
 # From linux/prctl.h; it survives exec.
 _PR_SET_PDEATHSIG = 1
 
-
-# Version 2 reads the first name, version 3 the second.
-_PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
+PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
+"""What names Fast DDS's profiles: version 2 (Jazzy) reads the first, 3 (Kilted and later) the second."""
 
 _DOMAINS = range(1, 102)
 """Ports of higher domains reach into Linux's ephemeral range; 0 is everybody's default."""
@@ -57,11 +57,23 @@ def prepare_script() -> None:
     prepare_process()
 
 
+def profile_variable() -> str:
+    """Which of ``PROFILE_VARIABLES`` this ROS 2 reads; Kilted warns where it finds the other one."""
+    distribution = os.environ.get("ROS_DISTRO")
+    if distribution is None:
+        try:
+            # The wheels set no ROS_DISTRO; Jazzy's rclpy is 7.
+            distribution = "jazzy" if importlib.metadata.version("ros-rclpy").startswith("7.") else "later"
+        except importlib.metadata.PackageNotFoundError:
+            distribution = "later"
+    return PROFILE_VARIABLES[distribution != "jazzy"]
+
+
 def with_large_images() -> dict[str, str]:
     """This process's environment with the Fast DDS profile for large images, where none is named."""
     environment = dict(os.environ)
-    for variable in _PROFILE_VARIABLES:
-        environment.setdefault(variable, str(share_directory() / "config" / "fastdds_large_images.xml"))
+    if not any(environment.get(variable) for variable in PROFILE_VARIABLES):
+        environment[profile_variable()] = str(share_directory() / "config" / "fastdds_large_images.xml")
     return environment
 
 

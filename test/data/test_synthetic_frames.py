@@ -67,7 +67,7 @@ def test_every_frame_contains_a_wanted_class_and_is_the_first_that_does() -> Non
 
 
 def test_a_class_that_frames_cannot_contain_is_named() -> None:
-    with pytest.raises(ValueError, match="containing: .*no class 'motorcycl'; did you mean 'motorcycle'"):
+    with pytest.raises(ValueError, match=r"containing: .*no class 'motorcycl'; did you mean 'motorcycle'"):
         SyntheticDataset(containing=["motorcycl"])
     with pytest.raises(ValueError, match=r"size is 1\.\.524288 frames"):
         SyntheticDataset(size=1 << 20, containing=["car"])

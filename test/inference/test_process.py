@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import platform
 import subprocess
 import sys
 
 import pytest
+
+from pvt_mtl_perception.inference.process import PROFILE_VARIABLES, with_large_images
 
 ALLOCATE = """
 import resource, sys
@@ -50,3 +53,40 @@ def test_buffers_of_the_next_image_need_no_new_pages() -> None:
 def test_torchs_openmp_threads_sleep_unless_told_otherwise(given: dict[str, str], expected: str) -> None:
     shown = run(SHOW_OPENMP, OMP_DISPLAY_ENV="TRUE", **given).stderr
     assert f"OMP_WAIT_POLICY = '{expected}'" in shown
+
+
+@pytest.mark.parametrize(
+    ("distribution", "wheels", "expected"),
+    [
+        ("jazzy", None, [0]),
+        ("kilted", None, [1]),
+        ("lyrical", "7.1.6", [1]),
+        (None, "7.1.6", [0]),
+        (None, "9.1.2", [1]),
+        (None, None, [1]),
+    ],
+)
+def test_the_profile_is_named_as_this_ros_reads_it(
+    distribution: str | None, wheels: str | None, expected: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def version(name: str) -> str:
+        if wheels is None:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return wheels
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    for variable in (*PROFILE_VARIABLES, "ROS_DISTRO"):
+        monkeypatch.delenv(variable, raising=False)
+    if distribution is not None:
+        monkeypatch.setenv("ROS_DISTRO", distribution)
+    environment = with_large_images()
+    assert [i for i, variable in enumerate(PROFILE_VARIABLES) if variable in environment] == expected
+    assert environment[PROFILE_VARIABLES[expected[0]]].endswith("fastdds_large_images.xml")
+
+
+def test_a_profile_of_the_users_stays_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for given, other in (PROFILE_VARIABLES, PROFILE_VARIABLES[::-1]):
+        monkeypatch.delenv(other, raising=False)
+        monkeypatch.setenv(given, "/mine.xml")
+        environment = with_large_images()
+        assert environment[given] == "/mine.xml" and other not in environment

@@ -19,6 +19,8 @@ from rosbags.highlevel import AnyReader
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
+from pvt_mtl_perception.inference.process import PROFILE_VARIABLES
+
 launch = pytest.importorskip("launch", reason="launch comes with a ROS 2 installation")
 pytest.importorskip("launch_ros", reason="launch_ros comes with a ROS 2 installation")
 
@@ -31,12 +33,15 @@ OWN_NAMES = {
 }  # fmt: skip
 
 
-def start(monkeypatch: pytest.MonkeyPatch, profile: str = "", **arguments: str) -> tuple[Any, dict[str, str]]:
+def start(
+    monkeypatch: pytest.MonkeyPatch, profile: str = "", distribution: str = "jazzy", **arguments: str
+) -> tuple[Any, dict[str, str]]:
     """The node's action and the environment it will have."""
-    for variable in ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"):
+    for variable in PROFILE_VARIABLES:
         monkeypatch.delenv(variable, raising=False)
     if profile:
         monkeypatch.setenv("FASTRTPS_DEFAULT_PROFILES_FILE", profile)
+    monkeypatch.setenv("ROS_DISTRO", distribution)
     module = load("perception")
     context = launch.LaunchContext()
     context.launch_configurations.update(arguments)
@@ -91,9 +96,13 @@ def test_remappings_follow_the_parameter_file(monkeypatch: pytest.MonkeyPatch, t
 def test_the_profile_for_large_images_is_set_unless_the_user_has_set_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    _, environment = start(monkeypatch)
-    assert environment["FASTRTPS_DEFAULT_PROFILES_FILE"] == str(PROFILE)
-    assert environment["FASTDDS_DEFAULT_PROFILES_FILE"] == str(PROFILE)
+    for distribution, set_one, other in (
+        ("jazzy", *PROFILE_VARIABLES),
+        ("kilted", *reversed(PROFILE_VARIABLES)),
+    ):
+        _, environment = start(monkeypatch, distribution=distribution)
+        assert environment[set_one] == str(PROFILE)
+        assert other not in environment
     _, environment = start(monkeypatch, profile="/my/profile.xml")
     assert environment["FASTRTPS_DEFAULT_PROFILES_FILE"] == "/my/profile.xml"
     assert "FASTDDS_DEFAULT_PROFILES_FILE" not in environment

@@ -16,8 +16,9 @@ from launch_files import (
     skip_where_launch_ros_does_not_find,
 )
 
+from pvt_mtl_perception.inference.process import PROFILE_VARIABLES
+
 HERE = Path(__file__).resolve().parent
-PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
 LAUNCH_TIMEOUT = 600.0
 """Of a whole ``launch_test``, some of which start the node twice."""
 

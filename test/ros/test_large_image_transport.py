@@ -10,6 +10,8 @@ pytest.importorskip("rclpy")
 
 from rclpy.utilities import get_rmw_implementation_identifier
 
+from pvt_mtl_perception.inference.process import PROFILE_VARIABLES
+
 FRAMES = 90
 RATE = 30.0
 
@@ -117,7 +119,7 @@ def test_profile_brings_every_best_effort_frame(spawn):
 
 
 def test_default_transport_loses_best_effort_frames(spawn):
-    without_profile = {"FASTRTPS_DEFAULT_PROFILES_FILE": "", "FASTDDS_DEFAULT_PROFILES_FILE": ""}
+    without_profile = dict.fromkeys(PROFILE_VARIABLES, "")
 
     received, _ = frames_received(spawn, without_profile, patience=0.0)
 
