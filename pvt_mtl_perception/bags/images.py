@@ -28,6 +28,8 @@ def write_image_bag(
 ) -> int:
     """Writes frames into a new ROS 2 bag, each recorded at its stamp.
 
+    The bag appears under its name when it is complete.
+
     Args:
         path: the bag's folder, which must not exist.
         frames: stamp in ns since the epoch, and uint8 (H, W, 3) RGB.
@@ -42,22 +44,26 @@ def write_image_bag(
 
     Raises:
         FileExistsError: when the path exists.
-        Exception: what ``frames`` raises; the folder is removed then.
+        Exception: what ``frames`` raises; there is no bag then.
     """
     path = Path(path)
     if path.exists():
         raise FileExistsError(f"{path} exists already")
+    folder = path.with_name(f".{path.name}.unfinished")
+    # A bag's files are called like its folder.
+    unfinished = folder / path.name
+    if folder.exists():  # of a process that was killed
+        shutil.rmtree(folder)
     count = 0
     try:
         # Uncompressed chunks: a player reads them in real time, and image codecs leave nothing to gain.
-        with BagWriter(path, storage, compress=False) as writer:
+        with BagWriter(unfinished, storage, compress=False) as writer:
             for stamp, image in frames:
                 writer.write(topic, stamp, _message(header(stamp, frame_id), image, codec, quality))
                 count += 1
-    except BaseException:
-        # Half a bag is none, and would stand in the way of the next.
-        shutil.rmtree(path, ignore_errors=True)
-        raise
+        unfinished.replace(path)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
     return count
 
 

@@ -17,7 +17,7 @@ import yaml
 from tqdm import tqdm
 
 from pvt_mtl_perception.bags import messages
-from pvt_mtl_perception.bags.reader import BagImage, BagReader
+from pvt_mtl_perception.bags.reader import BAG_SUFFIXES, BagImage, BagReader
 from pvt_mtl_perception.bags.results import (
     BagWriter,
     ResultTopics,
@@ -107,6 +107,7 @@ def predict_bag(
             raise ValueError(f"{source} has no image on {', '.join(map(str, selected))}")
         run = {
             "source": str(source),
+            "source_files": _identity(reader.path),
             "topics": ", ".join(map(str, selected)),
             "with_images": with_images,
             "storage": storage,
@@ -139,6 +140,13 @@ def predict_bag(
     return summary
 
 
+def _identity(bag: Path) -> str:
+    """What tells a bag from another one that was at its path: its files' sizes and times of last change."""
+    files = sorted(bag.iterdir()) if bag.is_dir() else [bag]
+    states = [(file.name, file.stat()) for file in files if file.suffix in BAG_SUFFIXES]
+    return ", ".join(f"{name} ({state.st_size} bytes, {state.st_mtime_ns} ns)" for name, state in states)
+
+
 def _finished(target: Path, notes: Mapping[str, str], places: Mapping[str, ResultTopics]) -> BagSummary:
     have: Mapping[str, str] = {}
     if (target / "metadata.yaml").is_file():
@@ -165,12 +173,20 @@ class _Part:
         self._run = run
         self.folder.mkdir(parents=True, exist_ok=True)
         remove_partial(self.folder)
-        self._check_run(self.folder / "run.json")
         self.segments: list[dict[str, Any]] = []
         self.images = self.failed = 0
         if self.complete:
-            self._count(_read_metadata(self.folder))
+            metadata = _read_metadata(self.folder)
+            # A kill may have come after run.json was removed.
+            self._check_run({key: metadata["custom_data"].get(key) for key in run})
+            self._count(metadata)
             return
+        notes = self.folder / "run.json"
+        if notes.is_file():
+            self._check_run(read_json(notes))
+        else:
+            with replaced(notes) as temporary:
+                temporary.write_text(json.dumps(run, indent=1))
         kept = set()
         while _is_whole(self.next_segment):
             kept.add(self.next_segment)
@@ -181,12 +197,7 @@ class _Part:
             if path.is_dir() and path not in kept:
                 shutil.rmtree(path)
 
-    def _check_run(self, path: Path) -> None:
-        if not path.is_file():
-            with replaced(path) as temporary:
-                temporary.write_text(json.dumps(self._run, indent=1))
-            return
-        earlier = read_json(path)
+    def _check_run(self, earlier: Mapping[str, Any]) -> None:
         for key in {**earlier, **self._run}:
             if earlier.get(key) != self._run.get(key):
                 raise ValueError(

@@ -15,6 +15,8 @@ from pvt_mtl_perception.bags.message_sources import MessageError, open_source
 from pvt_mtl_perception.bags.types import COMPRESSED_IMAGE_TYPES, IMAGE_TYPES
 from pvt_mtl_perception.inference.image_formats import decode_message
 
+BAG_SUFFIXES = (".mcap", ".db3", ".bag")
+
 _REPAIRS = {".mcap": "mcap recover", ".bag": "rosbag reindex"}
 """Commands that write the index which a recorder that was killed has not written, by suffix."""
 
@@ -91,9 +93,17 @@ class BagReader:
         if not self.path.exists():
             raise FileNotFoundError(f"no bag at {self.path}")
         if self.path.is_dir() and not (self.path / "metadata.yaml").is_file():
-            files = sorted(p.name for p in self.path.iterdir() if p.suffix in (".mcap", ".db3", ".bag"))
+            files = sorted(p.name for p in self.path.iterdir() if p.suffix in BAG_SUFFIXES)
             hint = f"; it holds {', '.join(files)}: give one of these files" if files else ""
             raise ValueError(f"{self.path} is a folder without metadata.yaml, so not a rosbag2 bag{hint}")
+        for file in self.path.glob("*.db3") if self.path.is_dir() else [self.path]:
+            log = file.with_name(f"{file.name}-wal")
+            # rosbags does not read it, and would give the messages before it as all there are.
+            if file.suffix == ".db3" and log.is_file() and log.stat().st_size:
+                raise ValueError(
+                    f"{file} has messages in {log.name} still: it is being recorded, or its recording was "
+                    f"cut off; then `sqlite3 {file} 'PRAGMA wal_checkpoint(TRUNCATE)'` makes it readable"
+                )
         try:
             self._source = open_source(self.path)
         except Exception as error:  # damaged bytes make the reader raise almost anything

@@ -64,6 +64,8 @@ def run(args: argparse.Namespace) -> int:
     from pvt_mtl_perception.bags.presets import load_preset
     from pvt_mtl_perception.bags.reader import BagReader
 
+    if args.video and args.video.suffix != ".mp4":
+        raise ValueError(f"--video {args.video} is no .mp4 file")
     if args.video and not args.video.parent.is_dir():
         raise FileNotFoundError(f"no folder {args.video.parent} for --video {args.video.name}")
     topics = list(args.topic)

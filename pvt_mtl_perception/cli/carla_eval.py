@@ -20,6 +20,7 @@ from pvt_mtl_perception.cli.model_arguments import (
     add_model_arguments,
     checkpoint_path,
     load_predictor,
+    make_output_folder,
 )
 from pvt_mtl_perception.paths import replaced
 
@@ -125,6 +126,8 @@ def run(args: argparse.Namespace) -> int:
     recorded = args.recorded or args.live
     taxonomy = load_label_set(args.taxonomy) if args.taxonomy else None
     checkpoint = checkpoint_path(args)
+    if args.out:
+        make_output_folder(args.out)
     predictor = None if recorded else load_predictor(args)
     labels = load_checkpoint(checkpoint).labels if predictor is None else predictor.labels
     if args.live:
@@ -275,7 +278,6 @@ def _camera_section(
     from pvt_mtl_perception.evaluation.html import source_section
     from pvt_mtl_perception.evaluation.records import save_records
 
-    out.mkdir(parents=True, exist_ok=True)
     described = {key: report[key] for key in ("bag", "checkpoint", "results", "boxes", "taxonomy")}
     records = metrics.records(described | {"source": camera.name})
     save_records(out / f"{camera.name.strip('/').replace('/', '_')}.npz", records)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pvt_mtl_perception.cli.model_arguments import add_strengths, image_size
+from pvt_mtl_perception.cli.model_arguments import add_strengths, image_size, make_output_folder
 from pvt_mtl_perception.paths import replaced
 
 if TYPE_CHECKING:
@@ -153,6 +153,8 @@ def _evaluate(args: argparse.Namespace, device: str, processes: Processes) -> in
 
     names, sources = _corruptions(args), _sources(args)
     taxonomy = load_label_set(args.taxonomy) if args.taxonomy else None
+    if args.out:
+        make_output_folder(args.out)
     predictor = Predictor(
         args.checkpoint,
         device=device,
@@ -227,7 +229,6 @@ def _write(
     from pvt_mtl_perception.evaluation.pictures import gallery
     from pvt_mtl_perception.evaluation.records import save_records
 
-    out.mkdir(parents=True, exist_ok=True)
     with replaced(out / "scores.json") as temporary:
         temporary.write_text(json.dumps(report, indent=2) + "\n")
     described = {key: report[key] for key in ("checkpoint", "taxonomy", "input_size", "precision")}

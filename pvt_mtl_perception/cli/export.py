@@ -8,6 +8,7 @@ that the node will load on this GPU, and keeps them in the cache folder.
 from __future__ import annotations
 
 import argparse
+import glob
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -77,9 +78,14 @@ def run(args: argparse.Namespace) -> int:
     path = args.out or Path(f"{source_name(args.checkpoint)}.onnx")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"no folder {path.parent} for {path.name}")
+    if path.exists() and Path(args.checkpoint).exists() and path.samefile(args.checkpoint):
+        raise ValueError(f"--out {path} is the checkpoint itself")
     preprocessing = checkpoint.preprocessing
     height, width = args.size or (preprocessing.height, preprocessing.width)
     frames = _frames(args.images, (height, width))
+    # Of exports that were killed: as large as the model, and hidden.
+    for partial in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        partial.unlink()
     with replaced(path) as unchecked:
         export_onnx(checkpoint, unchecked, (height, width), str(args.checkpoint))
         agreement = _check(unchecked, checkpoint, (height, width), frames)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import re
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -100,6 +101,16 @@ def load_predictor(args: argparse.Namespace) -> Predictor:
         nms_threshold=args.nms_threshold,
         max_detections=args.max_detections,
     )
+
+
+def make_output_folder(path: Path) -> None:
+    """Makes the folder of what is written at the end, so that nothing is computed that has no place.
+
+    Raises:
+        OSError: when it cannot be made or written to, naming it.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=path).close()
 
 
 def checkpoint_digest(path: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -328,6 +329,32 @@ def test_finishing_goes_on_after_a_kill_between_its_steps(tmp_path: Path, predic
     summary = predict_bag(source, target, predictor, segment=2, progress=False)
     assert summary.images == 4
     assert comparable(target) == expected
+
+
+def test_a_complete_part_of_another_run_is_refused(tmp_path: Path, predictor: Predictor) -> None:
+    source = write_bag(tmp_path / "drive", "mcap", [street(0)])
+    target = tmp_path / "results"
+    predict_bag(source, target, predictor, progress=False)
+    # As a kill leaves it: all is done but the folder's new name.
+    target.rename(tmp_path / "results.part")
+    with pytest.raises(
+        ValueError, match=r"results\.part is part of a run with storage 'mcap', not 'sqlite3'"
+    ):
+        predict_bag(source, target, predictor, storage="sqlite3", progress=False)
+    assert predict_bag(source, target, predictor, progress=False).images == 1
+
+
+def test_results_of_another_bag_of_the_same_path_are_refused(tmp_path: Path, predictor: Predictor) -> None:
+    source = write_bag(tmp_path / "drive", "mcap", [street(0)])
+    target, part = tmp_path / "results", tmp_path / "results.part"
+    predict_bag(source, target, predictor, progress=False)
+    shutil.rmtree(source)
+    write_bag(source, "mcap", [street(1)])
+    with pytest.raises(FileExistsError, match="results exists already and is made with source_files 'drive"):
+        predict_bag(source, target, predictor, progress=False)
+    target.rename(part)
+    with pytest.raises(ValueError, match=r"results\.part is part of a run with source_files 'drive"):
+        predict_bag(source, target, predictor, progress=False)
 
 
 @pytest.mark.parametrize("damaged", ["results_0", "results_1"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,24 @@ def test_a_single_storage_file_is_a_bag(tmp_path: Path, suffix: str) -> None:
     write_bag(tmp_path / "drive", kind, [street(0)])
     with BagReader(tmp_path / "drive" / f"drive{suffix}") as reader:
         assert [image.stamp for image in reader.images(reader.select())] == [stamp(0)]
+
+
+@pytest.mark.parametrize("name", ["", "drive.db3"])
+def test_messages_in_a_write_ahead_log_are_not_passed_over(tmp_path: Path, name: str) -> None:
+    path = write_bag(tmp_path / "drive", "sqlite3", [street(0)]) / name
+    file = tmp_path / "drive" / "drive.db3"
+    recorder = sqlite3.connect(file)
+    recorder.execute("PRAGMA journal_mode=WAL")
+    recorder.execute(
+        "INSERT INTO messages (topic_id, timestamp, data) SELECT topic_id, 1, data FROM messages"
+    )
+    recorder.commit()
+    with pytest.raises(ValueError, match=r"drive\.db3 has messages in drive\.db3-wal still"):
+        BagReader(path)
+    recorder.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    with BagReader(file) as reader:
+        assert reader.select()[0].count == 2
+    recorder.close()
 
 
 def test_one_topic_among_others_is_found_without_a_name(tmp_path: Path) -> None:

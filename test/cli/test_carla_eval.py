@@ -216,6 +216,11 @@ def test_what_does_not_fit_is_refused_with_topic_and_stamp(
     assert "has results neither on /carla/ego_vehicle/rgb_front/detections nor" in refused("--recorded")
     assert "--rgb names 2 cameras and --semantic 1" in refused("--rgb", "rgb_front", "rgb_left")
     assert "exists already; --live records a new bag" in refused("--live")
+    occupied = tmp_path / "occupied"
+    occupied.touch()
+    assert main(["carla-eval", str(bag), "--model", str(checkpoint), "--out", str(occupied)]) == 2
+    said = capsys.readouterr()
+    assert str(occupied) in said.err and said.out == "", "found out only after scoring"
     later = tmp_path / "later"
     with BagReader(bag) as reader, BagWriter(later) as writer:
         for name, time, content in reader.messages([topic(RGB), topic(SEMANTIC)]):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,11 @@ def test_the_file_says_all_that_its_user_needs(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "small.onnx"
+    others = tmp_path / ".other.onnx.abcd1234.partial"
+    for left in (others, tmp_path / ".small.onnx.abcd1234.partial"):
+        left.touch()
     assert main(["export", str(checkpoint), "--out", str(path), "--size", "96x64"]) == 0
+    assert sorted(tmp_path.iterdir()) == [others, path], "what a killed export left"
     printed = capsys.readouterr().out
     assert "opset 20, input (batch, 3, 64, 96)" in printed
     assert "checked with onnxruntime against eager PyTorch" in printed
@@ -68,6 +73,15 @@ def test_what_cannot_be_exported_is_refused(
     assert main(["export", str(checkpoint), *arguments]) == 2
     assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_checkpoint_is_not_replaced_by_its_export(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = Path(shutil.copy(checkpoint, tmp_path))
+    assert main(["export", str(copy), "--out", str(copy)]) == 2
+    assert f"--out {copy} is the checkpoint itself" in capsys.readouterr().err
+    assert copy.read_bytes() == checkpoint.read_bytes()
 
 
 @pytest.mark.parametrize("factor", [1.1, math.nan])

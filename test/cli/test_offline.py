@@ -7,6 +7,7 @@ import re
 import resource
 import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from bag_files import TOPIC, street, write_bag
 from checkpoints import make_checkpoint
 from PIL import Image
 
+from pvt_mtl_perception.bags.images import write_image_bag
 from pvt_mtl_perception.bags.reader import BagReader
 from pvt_mtl_perception.cli import main
 from pvt_mtl_perception.inference.predictor import Predictor
@@ -281,6 +283,17 @@ def test_bag_verb_says_at_once_that_a_video_has_no_folder(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["drive.bag"]
 
 
+def test_bag_verb_does_not_replace_a_file_that_is_no_video(
+    tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_bag(tmp_path / "drive", "ros1", [street(0)])
+    before = source.read_bytes()
+    command = ["bag", str(source), str(tmp_path / "results"), "--model", str(checkpoint), "--device", "cpu"]
+    assert main([*command, "--video", str(source)]) == 2
+    assert f"--video {source} is no .mp4 file" in capsys.readouterr().err
+    assert source.read_bytes() == before
+
+
 def test_images_to_bag_keeps_order_rate_and_pixels(
     tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -305,6 +318,24 @@ def test_images_to_bag_names_a_bad_picture_and_leaves_no_half_bag(
     assert main(["images-to-bag", str(pictures), str(target), "--fps", "15"]) == 2
     assert re.search(r"zz\.jpg: 10 bytes .* do not decode", capsys.readouterr().err)
     assert not target.exists()
+
+
+def test_images_to_bag_starts_anew_after_a_kill(tmp_path: Path, pictures: Path) -> None:
+    work, killed = tmp_path / "work", tmp_path / "killed"
+
+    def frames() -> Iterator[tuple[int, np.ndarray]]:
+        yield 0, street(0)
+        shutil.copytree(work, killed)
+        yield 1, street(1)
+
+    write_image_bag(work / "bag", frames(), TOPIC)
+    assert not (killed / "bag").exists(), "half a bag has the whole one's name"
+    assert main(["images-to-bag", str(pictures), str(killed / "bag"), "--fps", "15"]) == 0
+    for folder in (work, killed):
+        assert [path.name for path in folder.iterdir()] == ["bag"]
+        assert sorted(path.name for path in (folder / "bag").iterdir()) == ["bag.mcap", "metadata.yaml"]
+        with BagReader(folder / "bag") as reader:
+            assert reader.select()[0].count == 2
 
 
 def test_images_to_bag_compresses(tmp_path: Path, pictures: Path) -> None:

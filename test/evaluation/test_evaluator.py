@@ -256,6 +256,17 @@ def test_eval_verb_says_what_is_wrong(
         verb.run(arguments(name, "--data", str(tmp_path / "none.yaml"), "--split", "val"))
 
 
+def test_a_folder_that_cannot_be_is_said_before_anything_is_scored(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    occupied = tmp_path / "occupied"
+    occupied.touch()
+    words = ["--data", "synthetic", "--frames", "1", "--device", "cpu", "--out", str(occupied)]
+    with pytest.raises(FileExistsError, match="occupied"):
+        verb.run(arguments(str(checkpoint), *words))
+    assert capsys.readouterr().out == ""
+
+
 def test_two_processes_score_as_one(checkpoint: Path, tmp_path: Path) -> None:
     alone, together = tmp_path / "alone", tmp_path / "together"
     words = [str(checkpoint), "--data", "synthetic", "--frames", "5", "--batch-size", "1", "--device", "cpu"]
