@@ -90,6 +90,11 @@ class PerceptionNode(LifecycleNode):
     """
 
     def __init__(self, **node_options: Any) -> None:
+        # What destroy_node looks at; Kilted calls it on shutdown, even where a parameter was refused here.
+        self._predictor: Predictor | None = None
+        self._cameras: list[Camera] = []
+        self._worker: threading.Thread | None = None
+        self._sync_timer: Timer | None = None
         super().__init__(NODE_NAME, **node_options)
         for service in self.services:
             self._survive_invalid_requests(service)
@@ -101,14 +106,10 @@ class PerceptionNode(LifecycleNode):
         self.add_on_set_parameters_callback(self._check_parameters)
         self.add_post_set_parameters_callback(self._apply_parameters)
 
-        self._predictor: Predictor | None = None
-        self._cameras: list[Camera] = []
         self._fault = ""
-        self._worker: threading.Thread | None = None
         self._batches: queue.SimpleQueue[list[Frame] | None] = queue.SimpleQueue()
         self._busy = False
         self._dispatching = False
-        self._sync_timer: Timer | None = None
         self._statistics_lock = threading.Lock()
         self._frames_by_task: Counter[str] = Counter()
         self._batches_by_size: Counter[int] = Counter()

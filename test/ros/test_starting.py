@@ -128,7 +128,7 @@ def test_a_nodes_shared_memory_ends_with_it(spawn: Any) -> None:
     node = spawn("-m", "pvt_mtl_perception.ros.perception_node", *arguments)
     node.wait_for("not started", START_TIMEOUT)
     maps = Path(f"/proc/{node.process.pid}/maps").read_text()
-    segments = {Path(name) for name in re.findall(r"/dev/shm/fastrtps_(?!port)\w+", maps)}
+    segments = {Path(name) for name in re.findall(r"/dev/shm/fast(?:rtps|dds)_(?!port)\w+", maps)}
     assert segments
     assert node.stop(TIMEOUT) == 0, node.output
     assert not [path for path in segments if path.exists()]
