@@ -81,8 +81,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     report = commands.add_parser(
         "report",
         help="what the finished jobs show",
-        description="Prints each comparison's claim, and writes report.html, report.md with its figures, and "
-        "comparisons.json with every seed's values. Trains and times nothing.",
+        description="Prints each comparison's claim, and writes report.html, report.md with its figures, "
+        "comparisons.json with every seed's values, and the main tables as CSV and LaTeX. Trains and times "
+        "nothing.",
     )
     archive = commands.add_parser(
         "archive",
@@ -345,7 +346,7 @@ def _report(study: StudyConfig, args: argparse.Namespace) -> int:
         print(line)
     to = args.to or args.out
     write_report(to, report)
-    for name in ("report.html", "report.md", "comparisons.json"):
+    for name in ("report.html", "report.md", "comparisons.json", *report.tables):
         print(to / name)
     return 0
 

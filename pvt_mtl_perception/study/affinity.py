@@ -239,8 +239,8 @@ def trained_combinations(
     """The arms that were compared with a single-task arm for each of their tasks, best first.
 
     Of an arm the first such comparison counts, at the pre-registered fraction, by each task's first primary
-    endpoint. Backbone and neck have to be the same, and two seeds finished. Where a single-task score is 0,
-    which leaves nothing to be relative to, there is no Δm and the arm is left out.
+    endpoint. Backbone and neck have to be the same, and two seeds finished. Where a task's single-task scores
+    are all 0, which leaves nothing to be relative to, there is no Δm and the arm is left out.
     """
     models = {job.arm: job.config.model for job in jobs}
     found: dict[str, Combination] = {}
@@ -260,7 +260,7 @@ def trained_combinations(
         values = [one.values[name] for name in names if name is not None]
         seeds = sorted(set.intersection(*(set(v) for v in values))) if len(values) == len(names) else []
         scores = np.array([[v[seed] for v in values] for seed in seeds]).reshape(len(seeds), len(names), 2)
-        if len(seeds) < 2 or not (scores[..., 1] > 0).all():
+        if len(seeds) < 2 or not scores[..., 1].any(axis=0).all():
             continue
         gains = delta_m(scores[..., 0], scores[..., 1], [False] * len(names))
         low, high = bca_interval(gains, study.preregistration.alpha)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from pvt_mtl_perception.data.sources import SourceConfig, named_sources
+from pvt_mtl_perception.evaluation.report import DETECTION_SCORES
+from pvt_mtl_perception.model.spec import ModelSpec, load_task_labels
 from pvt_mtl_perception.study.config import EndpointConfig, StudyConfig, endpoint_value, registered
 from pvt_mtl_perception.study.folder import STUDY_VARIABLE, JobFolder, write_atomically
 from pvt_mtl_perception.training.config import FREE_KEYS, TrainingConfig, compose_config, config_yaml
@@ -96,7 +99,7 @@ def study_jobs(
 
     Raises:
         FileNotFoundError, ValueError: as ``load_config``; also when an arm of a comparison lacks a task, or
-            an endpoint's source is not evaluated.
+            an endpoint's source is not evaluated or its metric is no score.
     """
     folds = [
         {arm: arm_config(study, path, arm, fold, (tuned or {}).get(arm, {})) for arm in study.arms}
@@ -157,6 +160,10 @@ def _pretrainings(study: StudyConfig, path: Path) -> list[Job]:
 
 def _check_endpoints(study: StudyConfig, path: Path, configs: Mapping[str, TrainingConfig]) -> None:
     endpoints = study.preregistration.endpoints
+    for arm, config in configs.items():
+        for endpoint in endpoints:
+            if endpoint.task in config.model.tasks:
+                _check_metric(endpoint, config.model, f"{path}: endpoint {endpoint.name!r}, arm {arm!r}")
     for comparison in study.preregistration.comparisons:
         for task, other in comparison.against.items():
             for arm in (comparison.arm, other):
@@ -172,6 +179,39 @@ def _check_endpoints(study: StudyConfig, path: Path, configs: Mapping[str, Train
                             f"{path}: endpoint {endpoint.name!r} is read from {endpoint.source}; "
                             f"the arm {arm!r} is scored on {', '.join(scored) or 'nothing'}"
                         )
+
+
+def _check_metric(endpoint: EndpointConfig, spec: ModelSpec, place: str) -> None:
+    known = _score_names(spec, endpoint.task)
+    if any(_is_metric(endpoint.metric.split("."), name.split(".")) for name in known):
+        return
+    near = difflib.get_close_matches(endpoint.metric.lower(), known, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise ValueError(
+        f"{place}: {endpoint.task} has no score {endpoint.metric!r}; {hint}known: {', '.join(known)}"
+    )
+
+
+def _is_metric(keys: list[str], name: list[str]) -> bool:
+    return len(keys) == len(name) and all(n in (key, "CLASS") for key, n in zip(keys, name, strict=True))
+
+
+def _score_names(spec: ModelSpec, task: str) -> list[str]:
+    """Dotted keys of the numbers that an evaluation has of a task; ``CLASS`` is the name of any class.
+
+    Class names are those of the source's own taxonomy where it has one, which the spec does not tell.
+    """
+    if task == "detection":
+        return [*DETECTION_SCORES, *(f"per_class.CLASS.{key}" for key in DETECTION_SCORES if key != "ar100")]
+    if task == "segmentation":
+        return ["miou", "pixel_accuracy", "boundary_f", "per_class.CLASS", "per_class_boundary_f.CLASS"]
+    sizes = {group: len(labels) for group, labels in load_task_labels(spec).classification.items()}
+    # Among five classes the right one always is.
+    return [
+        f"{group}.{score}"
+        for group, size in {"*": min(sizes.values()), **sizes}.items()
+        for score in ("accuracy", "balanced_accuracy", *(["top5"] if size > 5 else []), "per_class.CLASS")
+    ]
 
 
 def part_of(jobs: Sequence[Job], part: tuple[int, int]) -> list[Job]:

@@ -186,10 +186,10 @@ def test_a_studys_combinations_are_its_arms_against_single_tasks(joint) -> None:
     assert {c.arm: pytest.approx(c.mean) for c in found} == {arm: 100 * g for arm, g in gain.items()}
     assert [c.arm for c in found] == ["mtl_fixed", "det_seg", "cls_det", "mtl_equal", "cls_seg"]
     assert found[1].tasks == ("detection", "segmentation") and found[1].delta_m == pytest.approx((20, 20))
-    # A score of zero leaves nothing to be relative to, and a single seed no interval.
+    # Scores of zero leave nothing to be relative to, and a single seed no interval.
     for one in compared:
         if one.comparison.arm == "det_seg":
-            one.values["AP"][0] = (0.1, 0.0)
+            one.values["AP"] = dict.fromkeys((0, 1), (0.1, 0.0))
         if one.comparison.arm == "cls_seg":
             del one.values["mIoU"][0]
     assert {c.arm for c in trained_combinations(study, jobs, compared)} == {

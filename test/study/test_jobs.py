@@ -15,7 +15,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import yaml
 from study_files import study_content, write_study
+from study_results import simulated_study
 
 from pvt_mtl_perception.cli import main
 from pvt_mtl_perception.cli.study import _choose
@@ -136,6 +138,11 @@ def change(content: dict, keys: str, value: object) -> dict:
             "camvid/val",
             "camvid/val; the arm 'mtl' is scored on",
         ),
+        (
+            "preregistration.endpoints.0.metric",
+            "mIuO",
+            "endpoint 'mIoU', arm 'stl_seg': segmentation has no score 'mIuO'; did you mean miou",
+        ),
         ("arms.mtl", {"training": {"optimizer": {"rl": 1}}}, "arms.mtl: .*rl.*did you mean"),
         ("arms.mtl", {"training": {"extends": ["none.yaml"]}}, "no training configuration at .*none.yaml"),
     ],
@@ -144,6 +151,38 @@ def test_a_wrong_study_is_refused_by_name(tmp_path: Path, keys: str, value: obje
     path = write_study(tmp_path, change(study_content(), keys, value))
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         jobs_of(path)
+
+
+@pytest.mark.parametrize(
+    ("task", "metric", "told"),
+    [
+        (
+            1,
+            "mAP",
+            "endpoint 'AP', arm 'stl_det': .* no score 'mAP'; did you mean ap. known: ap, ap50,",
+        ),
+        (1, "per_class.car.boxes", "detection has no score"),
+        (0, "acuracy", r"classification has no score 'acuracy'; did you mean \*\.accuracy"),
+        (0, "wether.accuracy", r"did you mean weather\.accuracy"),
+        (0, "timeofday.top5", r"'timeofday.top5'; did you mean"),
+        (0, "*.per_class", "'..per_class'; did you mean"),
+        (2, "dice", r"'dice'; known: miou, pixel_accuracy, boundary_f, per_class\.CLASS"),
+        (1, "ar100", None),
+        (1, "per_class.car.ap_small", None),
+        (0, "scene.top5", None),
+        (0, "weather.per_class.rainy", None),
+        (2, "per_class.sky", None),
+    ],
+)
+def test_a_metric_that_no_evaluation_has_is_refused_before_any_job(
+    tmp_path: Path, task: int, metric: str, told: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "study.yaml"
+    content = change(simulated_study(), f"preregistration.endpoints.{task}.metric", metric)
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    status = main(["study", "status", str(path), "--out", str(tmp_path / "out")])
+    assert (status != 0) == (told is not None)
+    assert re.search(told or "^$", capsys.readouterr().err)
 
 
 def test_an_endpoint_is_read_by_its_dotted_key(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import json
 import re
@@ -27,6 +28,7 @@ from pvt_mtl_perception.study.report.effects import (
     factorial_effects,
     factorials,
     partitions,
+    relative_gain,
     systems,
     task_families,
 )
@@ -141,7 +143,7 @@ def test_the_three_files_say_what_the_results_hold(whole: Simulated, written: Pa
         assert [one["values"][name][str(seed)] for seed in (3, 4, 5)] == [
             pytest.approx(pair) for pair in zip(first, second, strict=True)
         ]
-        relative.append((first - second) / second)
+        relative.append((first - second) / second.mean())
         # Every seed's value stands in the report.
         for value in (*first, *second):
             assert f">{100 * value:.2f}</td>" in html and f"| {100 * value:.2f} |" in markdown
@@ -153,6 +155,124 @@ def test_the_three_files_say_what_the_results_hold(whole: Simulated, written: Pa
     assert f">{gain.mean():+.2f}</td>" in html
     assert "a positive Δm means that the arm scores higher" in markdown
     assert "Tesla's own network is not public" in markdown and "Tesla&#39;s own network is not public" in html
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_csv_files_hold_what_comparisons_json_holds(written: Path) -> None:
+    values = stored(written)
+    scores = [
+        ("simulated", fraction, arm, seed, endpoint, pytest.approx(100 * value), "percent")
+        for endpoint, by_fraction in values["scores"].items()
+        for fraction, by_arm in by_fraction.items()
+        for arm, by_seed in by_arm.items()
+        for seed, value in by_seed.items()
+    ]
+    assert len(scores) > 50
+    assert [
+        (
+            r["study"],
+            str(float(r["fraction"])),
+            r["arm"],
+            r["seed"],
+            r["endpoint"],
+            float(r["value"]),
+            r["unit"],
+        )
+        for r in rows_of(written / "scores.csv")
+    ] == scores
+
+    found = {
+        (r["comparison"], float(r["fraction"]), r["endpoint"]): r
+        for r in rows_of(written / "comparisons.csv")
+    }
+    judged = set()
+    for one in values["comparisons"]:
+        place = one["comparison"]["name"], one["fraction"]
+        for claim in one["claims"]:
+            name, compared, equivalence = claim["endpoint"]["name"], claim["comparison"], claim["equivalence"]
+            nested = one["nested_bootstrap"][name]
+            row = found[(*place, name)]
+            judged.add((*place, name))
+            expected = {
+                **{"effect": compared["mean"], "low": compared["low"], "high": compared["high"]},
+                **{"low_with_images": nested["low"], "high_with_images": nested["high"]},
+                "margin": equivalence["margin"],
+            }
+            assert {key: float(row[key]) for key in expected} == pytest.approx(
+                {key: 100 * value for key, value in expected.items()}
+            )
+            p_values = ("p_sign_flip", compared["p_sign_flip"]), ("p_holm", claim["p_corrected"])
+            p_values += (
+                ("p_equivalent", equivalence["p_equivalent"]),
+                ("p_no_loss", equivalence["p_non_inferior"]),
+            )
+            assert all(float(row[key]) == pytest.approx(p) for key, p in p_values)
+            assert (row["verdict"], row["seeds"], row["unit"]) == (claim["verdict"], "3", "percentage points")
+            assert row["primary"] == str(one["comparison"]["primary"] and one["fraction"] == 1)
+        if one["delta_m"]["gain"] is not None:
+            row, gain = found[(*place, "delta_m")], one["delta_m"]["gain"]
+            judged.add((*place, "delta_m"))
+            assert [float(row[key]) for key in ("effect", "low", "high", "p_sign_flip")] == pytest.approx(
+                [gain[key] for key in ("mean", "low", "high", "p_sign_flip")]
+            )
+            assert (row["unit"], row["p_holm"], row["verdict"]) == ("percent", "", "")
+    unjudged = [row for key, row in found.items() if key not in judged]
+    assert len(judged) == 12 and len(unjudged) == 3
+    assert all((row["verdict"], row["effect"], row["seeds"]) == ("no result", "", "0") for row in unjudged)
+
+    costs = {(r["arm"], r["cost"]): (float(r["value"]), r["unit"]) for r in rows_of(written / "costs.csv")}
+    for arm, counts in values["parameters"].items():
+        assert costs[arm, "parameters"] == (pytest.approx(counts["total"] / 1e6), "M")
+    assert costs["mtl", "training time"] == (pytest.approx(254), "s")
+
+
+def test_the_latex_tables_are_whole_and_escaped(written: Path) -> None:
+    text = (written / "tables.tex").read_text()
+    open_now: list[str] = []
+    marks = re.findall(r"\\(begin|end)\{([\w*]+)\}", text)
+    for kind, name in marks:
+        if kind == "begin":
+            open_now.append(name)
+        else:
+            assert open_now.pop() == name
+    assert [name for kind, name in marks if kind == "begin"] == ["table*", "tabular"] * 2 and not open_now
+    assert len(re.findall(r"(?<!\\)\{", text)) == len(re.findall(r"(?<!\\)\}", text))
+    arms, comparisons = re.findall(r"\\begin\{tabular\}\{(\w+)\}(.*?)\\end\{tabular\}", text, re.DOTALL)
+    values = stored(written)
+    # Two lines of head; a name, three endpoints and a gain for each comparison.
+    for (columns, body), count in ((arms, 2 + len(values["parameters"])), (comparisons, 1 + 2 * 5)):
+        rows = [row for row in body.splitlines() if row.endswith(r" \\")]
+        assert len(rows) == count
+        assert {row.count(" & ") + 1 for row in rows if "multicolumn" not in row} == {len(columns)}
+        # What is left without commands, escaped characters and the symbol Δm.
+        assert not re.search("[_%#]", re.sub(r"\\Delta_m|\\.", "", body))
+    assert r"\multicolumn{8}{l}{\emph{beside HydraNet-style (exploration)}}" in comparisons[1]
+    ap = 100 * np.array(list(values["scores"]["AP"]["1.0"]["det_seg"].values()))
+    parameters = values["parameters"]["det_seg"]["total"] / 1e6
+    (row,) = re.findall(r"^ +det\\_seg & (.*) \\\\$", arms[1], re.MULTILINE)
+    assert row.startswith(rf"-- & {ap.mean():.2f} $\pm$ {ap.std(ddof=1):.2f} & ")
+    assert row.endswith(f" & {parameters:.2f} & 204")
+    gain = values["comparisons"][1]["delta_m"]["gain"]
+    assert values["comparisons"][1]["fraction"] == 1
+    assert rf"$\Delta_m$, \% & -- & 3 & ${gain['mean']:+.2f}$ & " in comparisons[1]
+
+
+def test_scores_that_are_all_0_leave_nothing_to_be_relative_to(whole: Simulated) -> None:
+    _, out, study, jobs = whole
+    results = read_results(study, jobs, out)
+    one = next(one for one in compare_arms(study, jobs, out) if one.comparison.arm == "mtl")
+    once = relative_gain(
+        results, dataclasses.replace(one, values=one.values | {"AP": {3: (0.1, 0), 4: (0, 0.1)}})
+    )
+    never = relative_gain(
+        results, dataclasses.replace(one, values=one.values | {"AP": {3: (0.1, 0), 4: (0.1, 0)}})
+    )
+    assert once is not None and once.gain is not None and set(once.gain.by_seed) == {3, 4}
+    assert never is not None and never.gain is None and never.undefined == ("AP",)
 
 
 def test_a_report_from_archived_results_is_the_same_and_the_archive_is_gone_on_with(
@@ -277,7 +397,8 @@ def test_tasks_are_divided_among_networks_in_every_way(whole: Simulated, written
     } <= names
     mixed = next(s for s in stored(written)["systems"] if s["by_task"]["detection"] == "det_seg")
     gains = [
-        (scores_of(out, "det_seg", METRICS[name]) / scores_of(out, SINGLES[name], METRICS[name]) - 1)
+        (scores_of(out, "det_seg", METRICS[name]) - (single := scores_of(out, SINGLES[name], METRICS[name])))
+        / single.mean()
         for name in ("AP", "mIoU")
     ]
     # The task that keeps its own network gains nothing.
@@ -382,12 +503,14 @@ def test_arms_that_were_scored_on_different_images_are_not_compared(
 
 
 def test_a_study_without_any_result_is_reported(simulate: Callable[..., Simulated], tmp_path: Path) -> None:
-    path, out, _, _ = simulate(lambda job: True, arms=few_arms())
+    path, out, _, _ = simulate(lambda job: True, arms=few_arms(), name="a_b & 50%")
     out.mkdir()
     assert main(["study", "report", str(path), "--out", str(out), "--to", str(tmp_path)]) == 0
     markdown = (tmp_path / "report.md").read_text()
     assert "0 of 30 jobs are finished" in markdown and "0 of 3 seeds are finished in both" in markdown
     assert (tmp_path / "report.html").is_file() and stored(tmp_path)["jobs"] == {"finished": 0, "planned": 30}
+    assert r"\caption{a\_b \& 50\%: scores with 100\%" in (tmp_path / "tables.tex").read_text()
+    assert rows_of(tmp_path / "scores.csv") == []
 
 
 def test_a_changed_registration_stands_at_the_top_and_among_the_threats(

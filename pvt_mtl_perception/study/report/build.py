@@ -1,4 +1,4 @@
-"""The report of a study: its sections in order, and the three files it is written to."""
+"""The report of a study: its sections in order, and the files it is written to."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pvt_mtl_perception.study.report.combinations import (
     factorial_section,
     tasks_section,
 )
-from pvt_mtl_perception.study.report.costs import cost_section, rival_section
+from pvt_mtl_perception.study.report.costs import arm_costs, cost_section, rival_section
 from pvt_mtl_perception.study.report.differences import claims_sections, differences_section, gain_section
 from pvt_mtl_perception.study.report.document import Document, Section, write_html, write_markdown
 from pvt_mtl_perception.study.report.effects import (
@@ -42,6 +42,7 @@ from pvt_mtl_perception.study.report.scores import (
     robustness_section,
     scores_section,
 )
+from pvt_mtl_perception.study.report.tables import table_files
 from pvt_mtl_perception.study.report.threats import (
     Standing,
     provenance_section,
@@ -58,11 +59,13 @@ class Report:
         document: what HTML and Markdown hold.
         compared: the comparisons with their claims.
         values: the raw values, as plain data for ``comparisons.json``.
+        tables: the main tables as files' content by name, from ``table_files``.
     """
 
     document: Document
     compared: Sequence[Compared]
     values: dict[str, Any]
+    tables: dict[str, str]
 
 
 def build_report(
@@ -97,6 +100,7 @@ def build_report(
         if (gain := relative_gain(results, one)) is not None
     }
     costs, robustness, by_condition = read_costs(out), read_robustness(results), conditions(results)
+    by_arm = {arm: known for arm in study.arms if (known := arm_costs(results, costs, arm))}
     claims, *explored = claims_sections(results, compared, images)
     sections: list[Section | None] = [
         claims,
@@ -105,7 +109,7 @@ def build_report(
         tasks_section(results),
         affinity_section(results, compared),
         factorial_section(results),
-        cost_section(results, costs),
+        cost_section(results, costs, by_arm),
         rival_section(results, compared, costs, by_condition, robustness),
         *explored,
         scores_section(results),
@@ -128,7 +132,8 @@ def build_report(
     values = _values(results, compared, images, gains, standing)
     values |= {"cost": costs, "robustness": robustness}
     values["conditions"] = [dataclasses.asdict(condition) for condition in by_condition]
-    return Report(document, compared, values)
+    tables = table_files(results, values["scores"], by_arm, compared, images, gains)
+    return Report(document, compared, values, tables)
 
 
 def _values(
@@ -202,7 +207,7 @@ def _values(
 
 
 def write_report(to: Path, report: Report) -> None:
-    """Writes ``report.html``, ``report.md`` with ``figures``, and ``comparisons.json``.
+    """Writes ``report.html``, ``report.md`` with ``figures``, ``comparisons.json`` and the tables.
 
     Args:
         to: folder, made where it is not there.
@@ -213,6 +218,8 @@ def write_report(to: Path, report: Report) -> None:
     """
     to.mkdir(parents=True, exist_ok=True)
     write_atomically(to / "comparisons.json", json.dumps(_finite(report.values), indent=1) + "\n")
+    for name, text in report.tables.items():
+        write_atomically(to / name, text)
     write_html(to / "report.html", report.document)
     write_markdown(to / "report.md", report.document)
 

@@ -74,9 +74,16 @@ def together(quantity: Quantity, values: Sequence[float]) -> float:
     return max(values) if name.startswith(("activations", "training memory")) else sum(values)
 
 
-def cost_section(results: StudyResults, costs: Costs) -> Section | None:
-    """One network against several, fronts of accuracy over cost, and parameters by part."""
-    by_arm = {arm: known for arm in results.study.arms if (known := arm_costs(results, costs, arm))}
+def cost_section(
+    results: StudyResults, costs: Costs, by_arm: Mapping[str, Mapping[Quantity, float]]
+) -> Section | None:
+    """One network against several, fronts of accuracy over cost, and parameters by part.
+
+    Args:
+        results: of the study.
+        costs: what was measured.
+        by_arm: ``arm_costs`` of the arms of which anything is known.
+    """
     if not by_arm:
         return None
     parts = [Part(text=_notes(costs))]

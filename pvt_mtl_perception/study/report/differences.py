@@ -18,9 +18,9 @@ from pvt_mtl_perception.study.statistics.paired import smallest_p
 
 SIGN_CONVENTION = (
     "Δm = 100 / T · Σ (M_multi,i - M_single,i) / M_single,i over the T tasks (Maninis 2019; Vandenhende "
-    "2021, equation 10). Every score here is better when higher, so a positive Δm means that the arm scores "
-    "higher than the single-task networks. CAGrad, Nash-MTL and FAMO print the same quantity with the "
-    "opposite sign."
+    "2021, equation 10). Differences are by seed; what they are divided by is the mean over the seeds. Every "
+    "score here is better when higher, so a positive Δm means that the arm scores higher than the "
+    "single-task networks. CAGrad, Nash-MTL and FAMO print the same quantity with the opposite sign."
 )
 
 _FLOOR = 5
@@ -304,8 +304,8 @@ def gain_section(
         "an interval and no verdict."
     ]
     undefined = [
-        f"{name} at {fraction:.0%} of the data leaves out the seeds "
-        f"{listed(list(map(str, gain.undefined)))}, whose score to be relative to is 0."
+        f"{name} at {fraction:.0%} of the data has none: the scores to be relative to are all 0 in "
+        f"{listed(gain.undefined)}."
         for (name, fraction), gain in gains.items()
         if gain.undefined
     ]

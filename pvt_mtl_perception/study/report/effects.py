@@ -56,13 +56,14 @@ class RelativeGain:
 
     Attributes:
         endpoints: that it is the mean over, one a task.
-        gain: in percent, positive where the arm scores higher; None without a common seed.
-        undefined: seeds left out because a score to be relative to is 0.
+        gain: in percent, positive where the arm scores higher; None without a common seed, and where there is
+            nothing to be relative to.
+        undefined: the endpoints whose scores to be relative to are all 0.
     """
 
     endpoints: tuple[str, ...]
     gain: Estimate | None
-    undefined: tuple[int, ...]
+    undefined: tuple[str, ...]
 
 
 def relative_gain(results: StudyResults, compared: Compared) -> RelativeGain | None:
@@ -84,16 +85,17 @@ def _relative_gain(
     values: Sequence[Mapping[int, tuple[float, float]]],
     endpoints: Sequence[EndpointConfig],
 ) -> RelativeGain:
-    gains, undefined = {}, []
-    for seed in results.study.seeds:
-        if all(seed in one for one in values):
-            multi, single = zip(*(one[seed] for one in values), strict=True)
-            if min(single) > 0:
-                gains[seed] = float(delta_m(multi, single, [False] * len(values)))
-            else:
-                undefined.append(seed)
     names = tuple(endpoint.name for endpoint in endpoints)
-    return RelativeGain(names, estimate(gains, results.study.preregistration.alpha), tuple(undefined))
+    seeds = [seed for seed in results.study.seeds if all(seed in one for one in values)]
+    if not seeds:
+        return RelativeGain(names, None, ())
+    scores = np.array([[one[seed] for one in values] for seed in seeds])
+    multi, single = scores[..., 0], scores[..., 1]
+    undefined = tuple(name for name, column in zip(names, single.T, strict=True) if not column.any())
+    if undefined:
+        return RelativeGain(names, None, undefined)
+    gains = dict(zip(seeds, delta_m(multi, single, [False] * len(names)).tolist(), strict=True))
+    return RelativeGain(names, estimate(gains, results.study.preregistration.alpha), ())
 
 
 @dataclass(frozen=True)
