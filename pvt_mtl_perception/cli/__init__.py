@@ -25,6 +25,7 @@ VERBS: Mapping[str, str] = {
     "train": "train",
     "study": "study",
     "eval": "evaluate",
+    "compare": "compare",
     "carla-eval": "carla_eval",
     "export": "export",
     "bench": "bench",

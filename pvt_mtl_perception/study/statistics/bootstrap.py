@@ -41,8 +41,9 @@ class ResampledScores:
     Attributes:
         names: of the test images.
         resampling: how they were drawn.
-        observed: (seeds,) on the whole test set.
-        replicates: (replicates, seeds), NaN where a draw holds nothing to score.
+        observed: (seeds,) on the whole test set; (seeds, scores) of several scores.
+        replicates: (replicates, seeds) or (replicates, seeds, scores), NaN where a draw holds nothing to
+            score.
     """
 
     names: tuple[str, ...]
@@ -84,7 +85,7 @@ def resample_scores(
 
     Args:
         evaluations: of one arm, one for each seed, on the same images.
-        score: from ``pooled_score``.
+        score: from ``pooled_score``; or several of them, (replicates, scores).
         resampling: the same for all arms that are compared.
         progress: show a bar with rate and remaining time.
 
@@ -106,7 +107,7 @@ def resample_scores(
     if np.isnan(observed).any():
         raise ValueError("the test set has no label that this score counts")
     rng = np.random.default_rng(resampling.seed)
-    replicates = np.empty((resampling.replicates, len(evaluations)))
+    replicates = np.empty((resampling.replicates, *observed.shape))
     with tqdm(total=len(replicates), unit="replicate", desc="bootstrap", disable=not progress) as bar:
         for start in range(0, len(replicates), _BATCH):
             count = min(_BATCH, len(replicates) - start)

@@ -8,11 +8,13 @@ weighting and in more detail.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from scipy import sparse
 
 from pvt_mtl_perception.evaluation.records import (
     AREAS,
@@ -21,6 +23,7 @@ from pvt_mtl_perception.evaluation.records import (
     DetectionRecords,
     Records,
     SegmentationRecords,
+    boundary_f_of,
 )
 
 Array = npt.NDArray[np.float64]
@@ -41,9 +44,10 @@ def pooled_score(task: str, metric: str) -> PooledScore:
 
     Args:
         task: "classification", "detection" or "segmentation".
-        metric: of detection ``ap``, ``ap50``, ``ap75``, ``ap_small``, ``ap_medium``, ``ap_large``; of
-            segmentation ``miou``, ``pixel_accuracy``; of classification ``GROUP.accuracy``,
-            ``GROUP.balanced_accuracy``, where ``*`` for the group is the mean over the groups.
+        metric: of detection ``ap``, ``ap50``, ``ap75``, ``ap_small``, ``ap_medium``, ``ap_large``,
+            ``ar100``; of segmentation ``miou``, ``boundary_f``, ``pixel_accuracy``; of classification
+            ``GROUP.accuracy``, ``GROUP.balanced_accuracy``, ``GROUP.top5``, where ``*`` for the group is the
+            mean over the groups.
 
     Returns:
         A function of records and weights; it raises ValueError where the records lack the task or group.
@@ -56,28 +60,35 @@ def pooled_score(task: str, metric: str) -> PooledScore:
         return lambda records, weights: _mean_of_present(
             class_average_precision(_present(records.detection, task), weights, area, thresholds)
         )
-    if task == "segmentation" and metric == "miou":
+    if task == "detection" and metric == "ar100":
         return lambda records, weights: _mean_of_present(
-            class_iou(_present(records.segmentation, task), weights)
+            class_average_recall(_present(records.detection, task), weights)
+        )
+    if task == "segmentation" and metric in ("miou", "boundary_f"):
+        of_class = class_iou if metric == "miou" else class_boundary_f
+        return lambda records, weights: _mean_of_present(
+            of_class(_present(records.segmentation, task), weights)
         )
     if task == "segmentation" and metric == "pixel_accuracy":
         return lambda records, weights: pixel_accuracy(_present(records.segmentation, task), weights)
     group, _, name = metric.rpartition(".")
-    if task == "classification" and group and name in ("accuracy", "balanced_accuracy"):
-        score = accuracy if name == "accuracy" else balanced_accuracy
+    if task == "classification" and group and name in _CLASSIFICATION:
+        score = _CLASSIFICATION[name]
         return lambda records, weights: _mean_of_present(
             np.stack([score(part, weights) for part in _groups(records, group)], axis=1)
         )
     raise ValueError(
-        f"no pooled score {metric!r} of {task!r}; known: detection {', '.join(_AP)}; segmentation miou, "
-        "pixel_accuracy; classification GROUP.accuracy, GROUP.balanced_accuracy (* for all groups)"
+        f"no pooled score {metric!r} of {task!r}; known: detection {', '.join(_AP)}, ar100; segmentation "
+        "miou, boundary_f, pixel_accuracy; classification GROUP.accuracy, GROUP.balanced_accuracy, "
+        "GROUP.top5 (* for all groups)"
     )
 
 
-def accuracy(records: ClassificationRecords, weights: Weights) -> Array:
-    """Top-1 accuracy of one label group, (replicates,)."""
+def accuracy(records: ClassificationRecords, weights: Weights, among: int = 1) -> Array:
+    """Share of the labelled images of one label group whose class is among the first, (replicates,)."""
     w = weights.astype(np.float64)
-    return _ratio(w @ (records.ranks == 0), w @ (records.labels >= 0))
+    labelled = records.labels >= 0
+    return _ratio(w @ (labelled & (records.ranks < among)), w @ labelled)
 
 
 def balanced_accuracy(records: ClassificationRecords, weights: Weights) -> Array:
@@ -86,6 +97,13 @@ def balanced_accuracy(records: ClassificationRecords, weights: Weights) -> Array
     of_class = records.labels[:, None] == np.arange(len(records.classes))
     hits = w @ (of_class & (records.predictions == records.labels)[:, None])
     return _mean_of_present(_ratio(hits, w @ of_class))
+
+
+_CLASSIFICATION: Mapping[str, Callable[[ClassificationRecords, Weights], Array]] = {
+    "accuracy": accuracy,
+    "balanced_accuracy": balanced_accuracy,
+    "top5": partial(accuracy, among=5),
+}
 
 
 def class_iou(records: SegmentationRecords, weights: Weights) -> Array:
@@ -101,6 +119,24 @@ def pixel_accuracy(records: SegmentationRecords, weights: Weights) -> Array:
     """Share of the pooled labelled pixels that are right, (replicates,)."""
     pooled = _pooled_confusion(records, weights)
     return _ratio(np.trace(pooled, axis1=1, axis2=2), pooled.sum(axis=(1, 2)))
+
+
+def class_boundary_f(records: SegmentationRecords, weights: Weights) -> Array:
+    """F measure of each class's pooled boundary pixels, (replicates, classes)."""
+    counts = np.tensordot(weights.astype(np.float64), records.boundary, 1)
+    return np.stack([boundary_f_of(one) for one in counts])
+
+
+def class_average_recall(records: DetectionRecords, weights: Weights) -> Array:
+    """COCO's average recall of each class at 100 detections an image, (replicates, classes).
+
+    NaN for a class without boxes to be found.
+    """
+    positives = records.positives[:, :, 0].astype(np.int64)
+    found = (records.matched[0] & ~records.ignored[0]).sum(axis=0)
+    by_image = sparse.csr_array((found, (records.images, records.labels)), shape=positives.shape)
+    hits = np.asarray(weights @ by_image, np.float64) / len(records.matched[0])
+    return _ratio(hits, np.asarray(weights @ positives, np.float64))
 
 
 def class_average_precision(
@@ -120,8 +156,10 @@ def class_average_precision(
         (replicates, classes), NaN for a class without boxes to be found.
     """
     wanted = weights @ records.positives[:, :, area].astype(np.int64)
+    # A range of areas leaves out most detections at every threshold.
+    order = np.flatnonzero(~records.ignored[area, thresholds].all(axis=0))
     # Stable: of equal scores the earlier image comes first, as in pycocotools.
-    order = np.lexsort((-records.scores, records.labels))
+    order = order[np.lexsort((-records.scores[order], records.labels[order]))]
     ends = np.searchsorted(records.labels[order], np.arange(wanted.shape[1] + 1)).tolist()
     ap = np.full(wanted.shape, np.nan)
     for label, (start, end) in enumerate(itertools.pairwise(ends)):

@@ -159,6 +159,17 @@ def test_arms_share_the_draws_of_images() -> None:
     assert ups.replicates.std() > 0.01
 
 
+def test_several_scores_are_resampled_as_each_of_them_alone() -> None:
+    rng = np.random.default_rng(9)
+    arm = [answers(row) for row in rng.random((3, 40)) < 0.6]
+    resampling = Resampling(replicates=60, seed=5)
+    balanced = pooled_score("classification", "group.balanced_accuracy")
+    each = [resample_scores(arm, score, resampling) for score in (ACCURACY, lambda *of: 1 - balanced(*of))]
+    both = resample_scores(arm, lambda *of: np.stack([ACCURACY(*of), 1 - balanced(*of)], axis=1), resampling)
+    np.testing.assert_array_equal(both.observed, np.stack([one.observed for one in each], axis=1))
+    np.testing.assert_array_equal(both.replicates, np.stack([one.replicates for one in each], axis=2))
+
+
 def test_evaluations_that_cannot_be_paired_are_named() -> None:
     four, five = answers(np.ones(4, bool)), answers(np.ones(5, bool))
     resampling = Resampling(replicates=10)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 
 import numpy as np
@@ -15,7 +16,9 @@ from pvt_mtl_perception.evaluation.records import (
     DetectionRecords,
     Records,
     SegmentationRecords,
+    accuracy,
     average_precision,
+    class_boundary_f,
 )
 from pvt_mtl_perception.study.statistics.pooled import class_average_precision, class_iou, pooled_score
 
@@ -125,10 +128,22 @@ def test_every_detection_score_is_pycocotools_summary() -> None:
         evaluation.summarize()
     records = Records(tuple("x" * 40), detection=detection_records(evaluation, 40))
     once = np.ones((1, 40), np.int64)
-    names = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
+    names = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar100")
     scores = [pooled_score("detection", name)(records, once)[0] for name in names]
-    assert scores == pytest.approx(evaluation.stats[:6], abs=1e-12)
-    assert len({round(score, 6) for score in scores}) == 6
+    assert scores == pytest.approx(evaluation.stats[[0, 1, 2, 3, 4, 5, 8]], abs=1e-12)
+    assert len({round(score, 6) for score in scores}) == 7
+
+
+def test_average_recall_of_a_draw_is_pycocotools_of_the_repeated_images() -> None:
+    frames = random_frames(10, 25)
+    records = Records(tuple("x" * 25), detection=detection_records(by_pycocotools(frames), 25))
+    weights = draws(11, 3, 25)
+    recalls = pooled_score("detection", "ar100")(records, weights)
+    for recall, weight in zip(recalls, weights, strict=True):
+        repeated = by_pycocotools([frames[image] for image in np.repeat(np.arange(25), weight)])
+        # (IoU thresholds, classes, areas, detections an image), -1 without a labelled box.
+        expected = repeated.eval["recall"][:, :3, 0, -1]
+        assert recall == pytest.approx(expected.mean(), abs=1e-12)
 
 
 def test_batched_average_precision_is_that_of_one_weighting() -> None:
@@ -192,6 +207,22 @@ def test_iou_and_pixel_accuracy_of_a_draw_are_those_of_the_repeated_pixels() -> 
         assert pixel[number] == pytest.approx(accuracy_score(mask, guess))
 
 
+def test_boundary_f_of_a_draw_is_that_of_one_weighting() -> None:
+    rng = np.random.default_rng(12)
+    masks = rng.integers(0, 3, (12, 4, 4))
+    # Labelled pixels, those that are met, predicted pixels, those that are met; no fourth class is labelled.
+    labelled, predicted = rng.integers(0, 50, (2, 12, 4))
+    labelled[:, 3] = 0
+    boundary = np.stack([labelled, labelled // 2, predicted, predicted // 3], axis=2).astype(np.int32)
+    segmentation = dataclasses.replace(segmentation_records(masks, masks, 4), boundary=boundary)
+    weights = draws(13, 5, 12)
+    f = pooled_score("segmentation", "boundary_f")(
+        Records(tuple("x" * 12), segmentation=segmentation), weights
+    )
+    expected = [np.nanmean(class_boundary_f(segmentation, weight)) for weight in weights]
+    assert f == pytest.approx(expected) and np.ptp(f) > 0
+
+
 def classification_records(labels: np.ndarray, predictions: np.ndarray) -> ClassificationRecords:
     ranks = np.where(labels < 0, -1, (labels != predictions) * 2)
     return ClassificationRecords(
@@ -219,6 +250,12 @@ def test_accuracies_of_a_draw_are_those_of_the_repeated_images() -> None:
             drawn = drawn[label[drawn] >= 0]
             assert top1[number] == pytest.approx(accuracy_score(label[drawn], prediction[drawn]))
             assert balanced[number] == pytest.approx(balanced_accuracy_score(label[drawn], prediction[drawn]))
+        among = dataclasses.replace(
+            groups[group], ranks=np.where(label < 0, -1, np.arange(60) % 9).astype(np.int32)
+        )
+        ranked = Records(records.names, classification={group: among})
+        top5 = pooled_score("classification", f"{group}.top5")(ranked, weights)
+        assert top5 == pytest.approx([accuracy(among, weight, among=5) for weight in weights])
     both = [pooled_score("classification", f"{group}.accuracy")(records, weights) for group in groups]
     mean = pooled_score("classification", "*.accuracy")(records, weights)
     assert mean == pytest.approx(np.mean(both, axis=0))
