@@ -146,7 +146,7 @@ def model_card(name: str, checkpoint: Checkpoint) -> str:
         "",
         f"- Trained by `{provenance.get('command')}` at commit `{provenance.get('commit')}`, "
         f"seed {provenance.get('seed')}, {provenance.get('steps')} steps.",
-        f"- Trained on: {', '.join(provenance.get('trained_on', []))}. {_origin(provenance)}",
+        f"- Trained on: {', '.join(dict.fromkeys(provenance.get('trained_on', [])))}. {_origin(provenance)}",
         *(f"- {note}" for note in provenance.get("notes", [])),
         "",
         "## Labels",
