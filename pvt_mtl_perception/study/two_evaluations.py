@@ -154,22 +154,19 @@ def compare_records(
 
 def _measures(first: Records, second: Records, per_class: bool) -> Iterator[_Measure]:
     """What both can be scored by; refuses tasks whose labels are not the same."""
-    if first.detection is not None and second.detection is not None:
-        _same_labels("detection", first.detection, second.detection)
-        images = int(first.detection.labelled.sum())
-        for metric in _DETECTION:
-            yield _Measure("detection", [metric], images, pooled_score("detection", metric))
+    for task, one, other, metrics, of_a_class, class_scores in (
+        ("detection", first.detection, second.detection, _DETECTION, "ap", _class_ap),
+        ("segmentation", first.segmentation, second.segmentation, _SEGMENTATION, "iou", _class_iou),
+    ):
+        if one is None or other is None:
+            continue
+        _same_labels(task, one, other)
+        images = int(one.labelled.sum())
+        for metric in metrics:
+            yield _Measure(task, [metric], images, pooled_score(task, metric))
         if per_class:
-            metrics = [f"per_class.{name}.ap" for name in first.detection.classes]
-            yield _Measure("detection", metrics, images, _class_ap)
-    if first.segmentation is not None and second.segmentation is not None:
-        _same_labels("segmentation", first.segmentation, second.segmentation)
-        images = int(first.segmentation.labelled.sum())
-        for metric in _SEGMENTATION:
-            yield _Measure("segmentation", [metric], images, pooled_score("segmentation", metric))
-        if per_class:
-            metrics = [f"per_class.{name}.iou" for name in first.segmentation.classes]
-            yield _Measure("segmentation", metrics, images, _class_iou)
+            names = [f"per_class.{name}.{of_a_class}" for name in one.classes]
+            yield _Measure(task, names, images, class_scores)
     for group, part in first.classification.items():
         if group not in second.classification:
             continue

@@ -78,18 +78,18 @@ def weights(out: Path) -> dict[str, torch.Tensor]:
 
 # Ends itself within the second replacement of a state, before the new file takes the old one's place.
 KILLED_WHILE_SAVING = """
-import os, signal, sys
+import os, pathlib, signal, sys
 from pvt_mtl_perception.cli import main
 
-replace, states = os.replace, []
+replace, states = pathlib.Path.replace, []
 
 def replace_or_die(source, target):
     states.extend([target] if str(target).endswith("state.safetensors") else [])
     if len(states) == 2:
         os.kill(os.getpid(), signal.SIGKILL)
-    replace(source, target)
+    return replace(source, target)
 
-os.replace = replace_or_die
+pathlib.Path.replace = replace_or_die
 main(sys.argv[1:])
 """
 
