@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import tempfile
@@ -125,6 +126,12 @@ def replaced(path: Path) -> Iterator[Path]:
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_partial_of(path: Path) -> None:
+    """Removes what processes that were killed within ``replaced(path)`` left; nobody writes to it now."""
+    for partial in path.parent.glob(f".{glob.escape(path.name)}.*{_PARTIAL}"):
+        partial.unlink()
 
 
 def remove_partial(folder: Path) -> None:

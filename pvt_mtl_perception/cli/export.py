@@ -8,7 +8,6 @@ that the node will load on this GPU, and keeps them in the cache folder.
 from __future__ import annotations
 
 import argparse
-import glob
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -64,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
         ValueError: when the export disagrees with the checkpoint; an earlier file is then as it was.
     """
     from pvt_mtl_perception.model.checkpoint import load_checkpoint
-    from pvt_mtl_perception.paths import replaced
+    from pvt_mtl_perception.paths import remove_partial_of, replaced
 
     checkpoint = load_checkpoint(args.checkpoint)
     if args.format == "tensorrt":
@@ -83,9 +82,8 @@ def run(args: argparse.Namespace) -> int:
     preprocessing = checkpoint.preprocessing
     height, width = args.size or (preprocessing.height, preprocessing.width)
     frames = _frames(args.images, (height, width))
-    # Of exports that were killed: as large as the model, and hidden.
-    for partial in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
-        partial.unlink()
+    # As large as the model, and hidden.
+    remove_partial_of(path)
     with replaced(path) as unchecked:
         export_onnx(checkpoint, unchecked, (height, width), str(args.checkpoint))
         agreement = _check(unchecked, checkpoint, (height, width), frames)

@@ -23,6 +23,7 @@ from pvt_mtl_perception.evaluation.records import (
     boundary_f_of,
     iou_of,
 )
+from pvt_mtl_perception.evaluation.report import classification_scores
 from pvt_mtl_perception.labels import IGNORE_INDEX, LabelSet
 from pvt_mtl_perception.result import Result
 
@@ -465,12 +466,13 @@ class ClassificationMetric:
             there = records.labels >= 0
             labels, predictions = records.labels[there], records.predictions[there]
             names = records.classes
+            known = classification_scores(len(names))
             confusion = confusion_matrix(labels, predictions, labels=range(len(names)))
             present = np.flatnonzero(confusion.sum(1))
             recall = np.diagonal(confusion)[present] / confusion.sum(1)[present]
             scores[group] = {
                 "accuracy": float(accuracy_score(labels, predictions)),
-                **({"top5": float((records.ranks[there] < 5).mean())} if len(names) > 5 else {}),
+                **({"top5": float((records.ranks[there] < 5).mean())} if "top5" in known else {}),
                 "balanced_accuracy": float(recall.mean()),
                 "per_class": {names[i]: float(r) for i, r in zip(present, recall, strict=True)},
                 "confusion": confusion.tolist(),

@@ -71,6 +71,11 @@ DETECTION_SCORES = {
 """Keys of the detection scores, and how they are called in tables."""
 
 
+def classification_scores(classes: int) -> tuple[str, ...]:
+    """Keys of the scores of a label group with so many classes; among five the right one always is."""
+    return ("accuracy", "balanced_accuracy", *(("top5",) if classes > 5 else ()))
+
+
 def format_cost(cost: Mapping[str, Any]) -> str:
     """A table of what ``measure_cost`` returns."""
     lines = [f"{'cost':<24}{'M parameters':>14}{'GFLOP':>10}"]

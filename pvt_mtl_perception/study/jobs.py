@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pvt_mtl_perception.data.sources import SourceConfig, named_sources
-from pvt_mtl_perception.evaluation.report import DETECTION_SCORES
+from pvt_mtl_perception.evaluation.report import DETECTION_SCORES, classification_scores
 from pvt_mtl_perception.model.spec import ModelSpec, load_task_labels
 from pvt_mtl_perception.study.config import EndpointConfig, StudyConfig, endpoint_value, registered
 from pvt_mtl_perception.study.folder import STUDY_VARIABLE, JobFolder, write_atomically
@@ -206,11 +206,10 @@ def _score_names(spec: ModelSpec, task: str) -> list[str]:
     if task == "segmentation":
         return ["miou", "pixel_accuracy", "boundary_f", "per_class.CLASS", "per_class_boundary_f.CLASS"]
     sizes = {group: len(labels) for group, labels in load_task_labels(spec).classification.items()}
-    # Among five classes the right one always is.
     return [
         f"{group}.{score}"
         for group, size in {"*": min(sizes.values()), **sizes}.items()
-        for score in ("accuracy", "balanced_accuracy", *(["top5"] if size > 5 else []), "per_class.CLASS")
+        for score in (*classification_scores(size), "per_class.CLASS")
     ]
 
 

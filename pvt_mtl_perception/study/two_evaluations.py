@@ -18,6 +18,7 @@ from pvt_mtl_perception.evaluation.records import (
     Records,
     SegmentationRecords,
 )
+from pvt_mtl_perception.evaluation.report import DETECTION_SCORES, classification_scores
 from pvt_mtl_perception.study.report.images import VIDEO_BLOCKS, clips_of
 from pvt_mtl_perception.study.statistics.bootstrap import (
     NestedBootstrap,
@@ -34,11 +35,7 @@ from pvt_mtl_perception.study.statistics.pooled import (
     pooled_score,
 )
 
-_DETECTION = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar100")
 _SEGMENTATION = ("miou", "boundary_f", "pixel_accuracy")
-_MANY = 5
-"""Classes of a group above which its top-5 accuracy is scored, as in an evaluation."""
-
 _NAMED = 3
 """Images or classes that an error names at most."""
 
@@ -155,7 +152,7 @@ def compare_records(
 def _measures(first: Records, second: Records, per_class: bool) -> Iterator[_Measure]:
     """What both can be scored by; refuses tasks whose labels are not the same."""
     for task, one, other, metrics, of_a_class, class_scores in (
-        ("detection", first.detection, second.detection, _DETECTION, "ap", _class_ap),
+        ("detection", first.detection, second.detection, DETECTION_SCORES, "ap", _class_ap),
         ("segmentation", first.segmentation, second.segmentation, _SEGMENTATION, "iou", _class_iou),
     ):
         if one is None or other is None:
@@ -172,7 +169,7 @@ def _measures(first: Records, second: Records, per_class: bool) -> Iterator[_Mea
             continue
         _same_labels(f"classification of {group}", part, second.classification[group])
         images = int((part.labels >= 0).sum())
-        for name in ("accuracy", "balanced_accuracy", *(["top5"] if len(part.classes) > _MANY else [])):
+        for name in classification_scores(len(part.classes)):
             metric = f"{group}.{name}"
             yield _Measure("classification", [metric], images, pooled_score("classification", metric))
 
