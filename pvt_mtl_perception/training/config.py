@@ -155,6 +155,8 @@ class TrainingConfig:
         input_width, input_height: of the finished checkpoint's preprocessing.
         scale_reference: (width, height) that ``scale`` is relative to; the checkpoint's input where None.
         precision: of the forward pass; bf16 runs under autocast.
+        compile: whether ``torch.compile`` makes kernels of the network and the mask's loss: minutes for each
+            phase's size, then faster steps. On a CPU it needs a C++ compiler.
         checkpoint_every: steps between two states to resume from.
         keep_every: steps between two checkpoints that are kept; 0 keeps none.
         validate_every: steps between two validations; 0 for none.
@@ -183,6 +185,7 @@ class TrainingConfig:
     input_height: int = 384
     scale_reference: tuple[int, int] | None = None
     precision: Literal["fp32", "bf16"] = "fp32"
+    compile: bool = False
     checkpoint_every: int = 200
     keep_every: int = 0
     validate_every: int = 0

@@ -137,11 +137,24 @@ def _inside_any(points: Tensor, boxes: Sequence[Tensor]) -> Tensor:
     return (low & high & real[..., None]).any(1)
 
 
+def mask_cross_entropy(logits: Tensor, target: Tensor, class_weights: Tensor | None = None) -> Tensor:
+    """Cross-entropy at the target's size, summed over its labelled pixels.
+
+    Args:
+        logits: (B, classes, h, w), resized bilinearly.
+        target: int64 (B, H, W); ``IGNORE_INDEX`` is unlabelled.
+        class_weights: (classes,) or None.
+    """
+    logits = F.interpolate(logits.float(), size=target.shape[-2:], mode="bilinear", align_corners=False)
+    return F.cross_entropy(logits, target, class_weights, ignore_index=IGNORE_INDEX, reduction="sum")
+
+
 def segmentation_loss(
     logits: Tensor,
     masks: Tensor,
     class_weights: Tensor | None = None,
     normaliser: Normaliser = clamped,
+    cross_entropy: Callable[..., Tensor] = mask_cross_entropy,
 ) -> Tensor:
     """Mean cross-entropy over the labelled pixels of the batch, zero where there are none.
 
@@ -150,10 +163,10 @@ def segmentation_loss(
         masks: uint8 or int64 (B, H, W); ``IGNORE_INDEX`` is unlabelled.
         class_weights: (classes,); the mean is then weighted by each pixel's class.
         normaliser: what sums are divided by, see ``Normaliser``.
+        cross_entropy: ``mask_cross_entropy``, or that compiled.
     """
-    logits = F.interpolate(logits.float(), size=masks.shape[-2:], mode="bilinear", align_corners=False)
     target = masks.long()
-    total = F.cross_entropy(logits, target, class_weights, ignore_index=IGNORE_INDEX, reduction="sum")
+    total = cross_entropy(logits, target, class_weights)
     labelled = target != IGNORE_INDEX
     if class_weights is None:
         return total / normaliser(labelled.sum(), 1.0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor
 
 from pvt_mtl_perception.data.collate import Batch
@@ -13,6 +15,7 @@ from pvt_mtl_perception.training.losses import (
     clamped,
     classification_loss,
     detection_loss,
+    mask_cross_entropy,
     segmentation_loss,
 )
 from pvt_mtl_perception.training.retinanet_loss import retinanet_loss
@@ -37,6 +40,7 @@ def task_losses(
     label_smoothing: float = 0.0,
     segmentation_class_weights: Tensor | None = None,
     normaliser: Normaliser = clamped,
+    cross_entropy: Callable[..., Tensor] = mask_cross_entropy,
 ) -> dict[str, Tensor]:
     """The loss of each task that the output holds, a scalar each.
 
@@ -47,6 +51,7 @@ def task_losses(
         label_smoothing: of the classification.
         segmentation_class_weights: (classes,), or None.
         normaliser: what sums are divided by, see ``losses.Normaliser``.
+        cross_entropy: of the segmentation, see ``losses.segmentation_loss``.
     """
     losses: dict[str, Tensor] = {}
     if output.classification is not None:
@@ -67,5 +72,6 @@ def task_losses(
             batch.masks,
             segmentation_class_weights,
             normaliser,
+            cross_entropy,
         )
     return losses

@@ -45,6 +45,7 @@ from pvt_mtl_perception.training.class_weights import class_frequencies, inverse
 from pvt_mtl_perception.training.config import OptimizerConfig, TrainingConfig, plain_config, run_identity
 from pvt_mtl_perception.training.distributed import Processes, alone
 from pvt_mtl_perception.training.log import RunLog, plot_curves
+from pvt_mtl_perception.training.losses import mask_cross_entropy
 from pvt_mtl_perception.training.objective import labelled_tasks, task_losses
 from pvt_mtl_perception.training.pictures import labels_beside_predictions
 from pvt_mtl_perception.training.rows import keep_rows
@@ -190,6 +191,12 @@ class Trainer:
         if self.state_path.is_file():
             load_state(self.state_path, self.state, self._identity)
         self.segmentation_class_weights = self._class_weights()
+        self._forward: Callable[[Tensor, Sequence[str]], NetworkOutput] = self.network
+        self._cross_entropy: Callable[..., Tensor] = mask_cross_entropy
+        if config.compile:
+            # Kernels for any size would be slower than those for each phase's.
+            self._forward = torch.compile(self.network, dynamic=False)
+            self._cross_entropy = torch.compile(mask_cross_entropy, dynamic=False)
 
     def _say(self, text: str) -> None:
         if self.processes.leads:
@@ -380,7 +387,7 @@ class Trainer:
 
     def _backward(self, batch: Batch, share: float) -> dict[str, float]:
         """Adds a part of a step to the gradients; the values of its losses."""
-        losses = self._losses(batch, self.network, self.config.precision)
+        losses = self._losses(batch, self._forward, self.config.precision)
         values = {task: float(loss.detach()) for task, loss in losses.items()}
         if not all(map(math.isfinite, values.values())):
             self._stop_on_non_finite(values, batch.names)
@@ -412,6 +419,7 @@ class Trainer:
             self.config.label_smoothing,
             self.segmentation_class_weights,
             self.processes.share_of_total,
+            self._cross_entropy,
         )
 
     def _measure_affinity(self, batch: Batch) -> float:
