@@ -1,9 +1,10 @@
 """What a multi-task training step costs beside three single-task ones, and how long it waits for its batch.
 
-``python benchmarks/training.py [--size WxH] [--backbone NAME] [--device NAME] [--bf16] [--wait]``
+``python benchmarks/training.py [--size WxH] [--backbone NAME] [--device NAME] [--bf16] [--compile] [--wait]``
 
 Rounds go through the arms in turn, so that other work on the machine meets all of them. On a CPU, times are
-of the one thread that computes. Peak memory is that of a process that trains one arm alone. ``--wait`` runs
+of the one thread that computes. Peak memory is that of a process that trains one arm alone. ``--compile``
+adds a compiled multi-task arm, which takes minutes to make. ``--wait`` runs
 the trainer itself on CamVid (CAMVID_ROOT) or synthetic scenes and prints the share of the steps' time that it
 waits for batches, and on a GPU the share in which that works.
 """
@@ -34,7 +35,8 @@ from pvt_mtl_perception.data.collate import Batch, Collator
 from pvt_mtl_perception.data.sources import SourceConfig
 from pvt_mtl_perception.data.synthetic_frames import SyntheticDataset
 from pvt_mtl_perception.data.transforms import training_transform
-from pvt_mtl_perception.model.network import MultiTaskNetwork
+from pvt_mtl_perception.model.compiled import compiled
+from pvt_mtl_perception.model.network import MultiTaskNetwork, NetworkOutput
 from pvt_mtl_perception.model.spec import (
     TASKS,
     BackboneSpec,
@@ -46,6 +48,7 @@ from pvt_mtl_perception.model.spec import (
 from pvt_mtl_perception.training.balancing import BalancingConfig, make_balancer
 from pvt_mtl_perception.training.config import PhaseConfig, TrainingConfig
 from pvt_mtl_perception.training.distributed import join_processes
+from pvt_mtl_perception.training.losses import mask_cross_entropy
 from pvt_mtl_perception.training.objective import task_losses
 from pvt_mtl_perception.training.trainer import Trainer
 
@@ -56,7 +59,9 @@ PARTS = ("load", "forward", "backward", "balancing", "optimiser")
 class Arm:
     """One model with its optimiser, ready to take a step on a fixed set of frames."""
 
-    def __init__(self, tasks: tuple[str, ...], method: str, args: argparse.Namespace) -> None:
+    def __init__(
+        self, tasks: tuple[str, ...], method: str, args: argparse.Namespace, compile_it: bool = False
+    ) -> None:
         torch.manual_seed(0)
         self.device = torch.device(args.device)
         self.bf16 = args.bf16
@@ -68,6 +73,11 @@ class Arm:
         )
         self.network = MultiTaskNetwork(replace(spec, **{task: None for task in TASKS if task not in tasks}))
         self.network.to(self.device, memory_format=torch.channels_last)
+        self.forward: Callable[[Tensor], NetworkOutput] = self.network
+        self.cross_entropy: Callable[..., Tensor] = mask_cross_entropy
+        if compile_it:
+            self.forward = compiled(self.network, self.device)
+            self.cross_entropy = compiled(mask_cross_entropy, self.device)
         self.balancer = make_balancer(BalancingConfig(method), self.network)
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=1e-5)
         self.transform = training_transform(tuple(args.size))
@@ -97,8 +107,8 @@ class Arm:
             batch = batch.to(self.device)
             images = batch.images.to(memory_format=torch.channels_last).float().div_(255).sub_(0.5).div_(0.25)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-                output = self.network(images)
-            held["losses"] = task_losses(output, batch, self.network)
+                output = self.forward(images)
+            held["losses"] = task_losses(output, batch, self.network, cross_entropy=self.cross_entropy)
 
         def backward() -> None:
             losses = held["losses"]
@@ -194,6 +204,7 @@ def main() -> None:
     parser.add_argument("--backbone", default="pvt_v2_b0")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--bf16", action="store_true", help="forward pass under autocast")
+    parser.add_argument("--compile", action="store_true", help="add a compiled multi-task arm")
     parser.add_argument("--method", default="upgrad", help="gradient balancing method beside equal weighting")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--no-memory", action="store_true", help="leave peak memory out")
@@ -213,6 +224,8 @@ def main() -> None:
         with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
             memory = {name: pool.submit(peak_memory, *kind, args).result() for name, kind in kinds.items()}
     arms = {name: Arm(*kind, args) for name, kind in kinds.items()}
+    if args.compile:
+        arms["multi, equal, compiled"] = Arm(TASKS, "equal", args, compile_it=True)
     times: dict[str, list[list[float]]] = {name: [] for name in arms}
     # The first round is for warming up.
     for number in tqdm(range(args.rounds + 1), unit="round"):
@@ -249,6 +262,8 @@ def main() -> None:
 
     singles = [name for name in times if name.startswith("single")]
     print(f"multi-task / three single-task: {ratio('multi, equal', *singles):.2f}")
+    if args.compile:
+        print(f"compiled / not: {ratio('multi, equal, compiled', 'multi, equal'):.2f}")
     print(f"{args.method} / equal: {ratio(f'multi, {args.method}', 'multi, equal'):.2f}")
 
 

@@ -35,6 +35,7 @@ from pvt_mtl_perception.model.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
+from pvt_mtl_perception.model.compiled import compiled
 from pvt_mtl_perception.model.network import MultiTaskNetwork, NetworkOutput
 from pvt_mtl_perception.model.pretrained import load_backbone_weights
 from pvt_mtl_perception.model.spec import load_task_labels
@@ -145,6 +146,7 @@ class Trainer:
     Raises:
         CheckpointError: when the folder's state is damaged or of another configuration.
         FileNotFoundError, ValueError: from the data sources and the initial weights.
+        ValueError: to compile on a CPU without a C++ compiler.
     """
 
     def __init__(
@@ -194,9 +196,8 @@ class Trainer:
         self._forward: Callable[[Tensor, Sequence[str]], NetworkOutput] = self.network
         self._cross_entropy: Callable[..., Tensor] = mask_cross_entropy
         if config.compile:
-            # Kernels for any size would be slower than those for each phase's.
-            self._forward = torch.compile(self.network, dynamic=False)
-            self._cross_entropy = torch.compile(mask_cross_entropy, dynamic=False)
+            self._forward = compiled(self.network, self.device)
+            self._cross_entropy = compiled(mask_cross_entropy, self.device)
 
     def _say(self, text: str) -> None:
         if self.processes.leads:

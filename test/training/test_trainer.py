@@ -23,6 +23,7 @@ from pvt_mtl_perception.cli import main
 from pvt_mtl_perception.data.sources import SourceConfig
 from pvt_mtl_perception.model.checkpoint import CheckpointError, load_checkpoint
 from pvt_mtl_perception.model.spec import (
+    BackboneSpec,
     ClassificationSpec,
     DetectionSpec,
     ModelSpec,
@@ -195,6 +196,52 @@ def test_a_batch_in_parts_takes_the_step_of_the_whole(tmp_path: Path) -> None:
     assert whole.run() and parts.run()
     for name, value in weights(whole.model_path).items():
         torch.testing.assert_close(weights(parts.model_path)[name], value, rtol=1e-4, atol=1e-6)
+
+
+# UPGrad goes back through the network once for each task.
+@pytest.mark.parametrize("method", ["equal", "upgrad"])
+@pytest.mark.parametrize(
+    "backend",
+    [
+        # All that precedes the kernels, whose compilation takes minutes.
+        "aot_eager",
+        pytest.param(
+            "inductor",
+            marks=pytest.mark.skipif(
+                not os.environ.get("SLOW_TESTS"), reason="compiles for minutes: SLOW_TESTS=1 runs it"
+            ),
+        ),
+    ],
+)
+def test_a_compiled_run_takes_the_steps_of_one_that_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str, method: str
+) -> None:
+    compiled = []
+
+    def compile_with(function, **options):
+        compiled.append(function)
+        return torch_compile(function, backend=backend, **options)
+
+    torch_compile = torch.compile
+    monkeypatch.setattr(torch, "compile", compile_with)
+    model = dataclasses.replace(small_config().model, backbone=BackboneSpec("test_convnext"))
+    changes = {"model": model, "balancing": BalancingConfig(method), "phases": small_config().phases[:1]}
+    plain = Trainer(small_config(**changes), tmp_path / "plain")
+    other = Trainer(small_config(**changes, compile=True), tmp_path / "compiled")
+    assert len(compiled) == 2
+    assert plain.run() and other.run()
+    for name, value in weights(plain.model_path).items():
+        torch.testing.assert_close(weights(other.model_path)[name], value, rtol=1e-3, atol=1e-5)
+
+
+def test_compiling_on_a_cpu_without_a_compiler_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    (tmp_path / "run.yaml").write_text(config_yaml(small_config(compile=True)))
+    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", (None, str(tmp_path / "no_compiler")))
+    arguments = ["train", str(tmp_path / "run.yaml"), "--device", "cpu", "--out", str(tmp_path / "out")]
+    assert main(arguments) == 2
+    assert "needs a C++ compiler on a CPU and finds none: install g++" in capsys.readouterr().err
 
 
 def test_a_full_disk_leaves_the_state_that_was_there(tmp_path: Path) -> None:

@@ -9,10 +9,8 @@ import torch
 from torch import Tensor
 
 from pvt_mtl_perception.inference.backends.eager import EagerBackend
+from pvt_mtl_perception.model.compiled import compiled
 from pvt_mtl_perception.model.network import MultiTaskNetwork, NetworkOutput
-
-# Every camera's batch size times every subset of three tasks.
-PROGRAMS = 64
 
 
 class CompileBackend:
@@ -26,7 +24,7 @@ class CompileBackend:
         precision: ``fp32``, ``fp16`` (CUDA only) or ``bf16``.
 
     Raises:
-        ValueError: from ``EagerBackend``.
+        ValueError: from ``EagerBackend``; for a CPU without a C++ compiler.
     """
 
     name = "compile"
@@ -34,16 +32,12 @@ class CompileBackend:
     def __init__(self, network: MultiTaskNetwork, device: torch.device, precision: str) -> None:
         self._eager = EagerBackend(network, device, precision)
         self.device = device
-        self._forward: Callable[[Tensor, tuple[str, ...]], NetworkOutput] = torch.compile(
-            self._eager.network, dynamic=False
+        self._forward: Callable[[Tensor, tuple[str, ...]], NetworkOutput] = compiled(
+            self._eager.network, device
         )
         self._lock = threading.Lock()
 
     def __call__(self, images: Tensor, tasks: Collection[str]) -> NetworkOutput:
         """As ``Backend.__call__``; outputs have the backend's dtype."""
-        # Past torch's own limit of eight programs a function it would go back to eager without a word.
-        with (
-            self._lock,
-            torch._dynamo.config.patch(recompile_limit=PROGRAMS, fail_on_recompile_limit_hit=True),
-        ):
+        with self._lock:
             return self._forward(images.to(self._eager.dtype), tuple(tasks))
