@@ -156,7 +156,7 @@ class TrainingConfig:
         scale_reference: (width, height) that ``scale`` is relative to; the checkpoint's input where None.
         precision: of the forward pass; bf16 runs under autocast.
         compile: whether ``torch.compile`` makes kernels of the network and the mask's loss: minutes for each
-            phase's size, then faster steps. On a CPU it needs a C++ compiler.
+            phase's size. It gains nothing on a CPU, where it needs a C++ compiler.
         checkpoint_every: steps between two states to resume from.
         keep_every: steps between two checkpoints that are kept; 0 keeps none.
         validate_every: steps between two validations; 0 for none.
