@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from checkpoints import make_checkpoint
+
+from pvt_mtl_perception.model.checkpoint import load_checkpoint, save_checkpoint
+from pvt_mtl_perception.training.config import load_config
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")
 
@@ -89,3 +93,37 @@ def test_the_gpu_suite_runs_beside_torch_alone(tmp_path: Path) -> None:
     parts = json.loads(report.read_text())["parts"]
     assert [row.get("ratio", 0) > 0 for row in parts["tasks"]] == [True, True, False, False]
     assert "onnx" in parts["tasks"][2]["skipped"]
+
+
+def test_class_weights_are_taken_back_from_a_mask(tmp_path: Path) -> None:
+    source = "{kind: synthetic, frames: 3, frame_size: [160, 96]}"
+    config = tmp_path / "recipe.yaml"
+    config.write_text(
+        "model: {segmentation: {}}\n"
+        f"train: [{source}]\nevaluate: [{source}]\n"
+        "phases: [{steps: 1, width: 160, height: 96, batch_size: 1}]\n"
+    )
+    script = runpy.run_path(str(BENCHMARKS / "class_weights.py"))
+    plain = load_checkpoint(make_checkpoint(tmp_path / "plain.safetensors"))
+    weights = script["training_weights"](plain, load_config(config).train)
+    weighted = script["without_weights"](plain, weights, -1.0)
+    save_checkpoint(tmp_path / "weighted.safetensors", weighted)
+
+    def rows(model: str, *powers: float) -> list[list[str]]:
+        done = subprocess.run(
+            [
+                *(sys.executable, str(BENCHMARKS / "class_weights.py"), str(tmp_path / model), str(config)),
+                *("--device", "cpu", "--powers", *map(str, powers)),
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return [line.split(" | ") for line in done.stdout.strip().splitlines() if " --- " not in line]
+
+    as_it_is = rows("plain.safetensors", 0)
+    shifted = rows("weighted.safetensors", 0, 1)
+    assert [row[0] for row in shifted][:2] == ["| synthetic/train, IoU %", "| mean"]
+    assert [row[2] for row in shifted[1:]] == [row[1] for row in as_it_is[1:]]
+    assert [row[1] for row in shifted[1:]] != [row[2].rstrip(" |") for row in shifted[1:]]
