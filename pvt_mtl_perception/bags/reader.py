@@ -107,8 +107,13 @@ class BagReader:
         try:
             self._source = open_source(self.path)
         except Exception as error:  # damaged bytes make the reader raise almost anything
-            repair = _REPAIRS.get(self.path.suffix)
-            hint = f"; where its recording was cut off, `{repair}` makes it readable" if repair else ""
+            files = sorted(self.path.glob("*.mcap")) if self.path.is_dir() else [self.path]
+            repairs = [
+                f"`{_REPAIRS[file.suffix]}` makes {file.name} readable"
+                for file in files
+                if file.suffix in _REPAIRS
+            ]
+            hint = f"; where its recording was cut off, {', '.join(repairs)}" if repairs else ""
             raise ValueError(f"{self.path} cannot be read as a bag: {error!r}{hint}") from error
         counts = sorted(self._source.counts.items())
         self.topics = tuple(BagTopic(name, kind, count) for (name, kind), count in counts)

@@ -315,6 +315,8 @@ def _pictures(frames: CarlaFrames, records: Any, predictor: Predictor | None) ->
 def _write_report(out: Path, model: str, report: Mapping[str, Any], sections: Sequence[Any]) -> None:
     from pvt_mtl_perception.evaluation.html import write_report
 
+    # Until the new one is written there is none: the old one would stand beside other scores.
+    (out / "report.html").unlink(missing_ok=True)
     with replaced(out / "scores.json") as temporary:
         temporary.write_text(json.dumps(report, indent=2) + "\n")
     subtitle = (

@@ -229,6 +229,8 @@ def _write(
     from pvt_mtl_perception.evaluation.pictures import gallery
     from pvt_mtl_perception.evaluation.records import save_records
 
+    # Until the new one is written there is none: the old one would stand beside other scores.
+    (out / "report.html").unlink(missing_ok=True)
     with replaced(out / "scores.json") as temporary:
         temporary.write_text(json.dumps(report, indent=2) + "\n")
     described = {key: report[key] for key in ("checkpoint", "taxonomy", "input_size", "precision")}

@@ -77,6 +77,8 @@ def run(args: argparse.Namespace) -> int:
     path = args.out or Path(f"{source_name(args.checkpoint)}.onnx")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"no folder {path.parent} for {path.name}")
+    if path.is_dir():
+        raise IsADirectoryError(f"--out {path} is a folder; a file is wanted, such as {path / 'model.onnx'}")
     if path.exists() and Path(args.checkpoint).exists() and path.samefile(args.checkpoint):
         raise ValueError(f"--out {path} is the checkpoint itself")
     preprocessing = checkpoint.preprocessing

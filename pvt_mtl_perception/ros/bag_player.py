@@ -111,10 +111,11 @@ def play(node: Node, args: argparse.Namespace) -> None:
         FileNotFoundError, ValueError: from ``BagReader``.
         TimeoutError: when the subscribers do not come.
     """
-    if args.rate <= 0:
+    if not args.rate > 0:
         raise ValueError(f"--rate is {args.rate}; it must be above 0")
-    if args.delay < 0:
-        raise ValueError(f"--delay is {args.delay}; it must be at least 0")
+    for name in ("delay", "timeout"):
+        if not getattr(args, name) >= 0:
+            raise ValueError(f"--{name} is {getattr(args, name)}; it must be at least 0")
     with ExitStack() as stack:
         reader = stack.enter_context(BagReader(args.bag))
         topics = reader.select(args.topic)

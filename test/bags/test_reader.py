@@ -163,5 +163,8 @@ def test_a_truncated_bag_is_named(tmp_path: Path) -> None:
     shutil.copy(path / "drive.mcap", copy)
     with copy.open("r+b") as file:
         file.truncate(copy.stat().st_size // 2)
-    with pytest.raises(ValueError, match=r"cut\.mcap cannot be read as a bag.*`mcap recover`"):
+    with pytest.raises(ValueError, match=r"cut\.mcap cannot be read.*`mcap recover` makes cut\.mcap"):
         BagReader(copy)
+    copy.replace(path / "drive.mcap")
+    with pytest.raises(ValueError, match=r"drive cannot be read.*`mcap recover` makes drive\.mcap"):
+        BagReader(path)

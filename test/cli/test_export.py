@@ -58,6 +58,7 @@ def test_the_file_says_all_that_its_user_needs(
     [
         (["--size", "160x100"], "input size 160x100: both must be multiples of 32"),
         (["--out", "absent/model.onnx"], "no folder absent"),
+        (["--out", "."], "--out . is a folder; a file is wanted, such as model.onnx"),
         (["--format", "tensorrt", "--device", "cpu"], "backend 'tensorrt' runs on cuda, not on cpu"),
     ],
 )

@@ -209,6 +209,20 @@ def test_eval_verb_scores_a_checkpoint_and_writes_scores_records_and_a_report(
     assert page.count("data:image/png") == 11 and page.count("data:image/jpeg") == 9 + 2
 
 
+def test_an_old_report_does_not_stand_beside_new_scores(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    (tmp_path / "report.html").write_text("of another model")
+    monkeypatch.setattr("pvt_mtl_perception.evaluation.html.write_report", interrupted)
+    words = [str(checkpoint), "--data", "synthetic", "--frames", "1", "--device", "cpu"]
+    with pytest.raises(KeyboardInterrupt):
+        verb.run(arguments(*words, "--out", str(tmp_path)))
+    assert (tmp_path / "scores.json").is_file() and not (tmp_path / "report.html").exists()
+
+
 def test_eval_verb_scores_the_sources_of_a_training_configuration(
     checkpoint: Path, tmp_path: Path, camvid_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

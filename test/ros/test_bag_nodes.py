@@ -134,6 +134,13 @@ def test_ctrl_c_is_a_failure_of_a_player_that_would_have_ended(
     assert "Traceback" not in player.output
 
 
+@pytest.mark.parametrize("option", ["--rate", "--delay", "--timeout"])
+def test_player_refuses_what_is_no_number(tmp_path: Path, spawn: Any, option: str) -> None:
+    player = spawn("-m", PLAYER, tmp_path / "none", option, "nan")
+    assert player.wait(60) == 2
+    assert f"bag_player: error: {option} is nan; it must be " in player.output
+
+
 def test_player_and_recorder_name_what_is_wrong(tmp_path: Path, spawn: Any) -> None:
     player = spawn("-m", PLAYER, tmp_path / "none")
     assert player.wait(60) == 2
