@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--backbone", default="pvt_v2_b0")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--bf16", action="store_true", help="forward pass under autocast")
-    parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
+    parser.add_argument("--methods", nargs="+", default=METHODS, help="names, or module:attribute")
     parser.add_argument("--rounds", type=int, default=7)
     args = parser.parse_args()
     torch.set_num_threads(1)

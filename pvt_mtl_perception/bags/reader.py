@@ -107,10 +107,10 @@ class BagReader:
         try:
             self._source = open_source(self.path)
         except Exception as error:  # damaged bytes make the reader raise almost anything
-            files = sorted(self.path.glob("*.mcap")) if self.path.is_dir() else [self.path]
+            parts = sorted(self.path.glob("*.mcap")) if self.path.is_dir() else [self.path]
             repairs = [
                 f"`{_REPAIRS[file.suffix]}` makes {file.name} readable"
-                for file in files
+                for file in parts
                 if file.suffix in _REPAIRS
             ]
             hint = f"; where its recording was cut off, {', '.join(repairs)}" if repairs else ""

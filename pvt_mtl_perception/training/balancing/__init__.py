@@ -13,14 +13,19 @@ The trainer makes a balancer once and speaks to all of them in the same way::
 from pvt_mtl_perception.training.balancing.balancer import Balancer, Reduce
 from pvt_mtl_perception.training.balancing.config import METHODS, BalancingConfig
 from pvt_mtl_perception.training.balancing.division import Division, divide_parameters
+from pvt_mtl_perception.training.balancing.gradients import GradientBalancer, Weighting
 from pvt_mtl_perception.training.balancing.methods import make_balancer
+from pvt_mtl_perception.training.balancing.scalarized import ScalarizedBalancer
 
 __all__ = [
     "METHODS",
     "Balancer",
     "BalancingConfig",
     "Division",
+    "GradientBalancer",
     "Reduce",
+    "ScalarizedBalancer",
+    "Weighting",
     "divide_parameters",
     "make_balancer",
 ]

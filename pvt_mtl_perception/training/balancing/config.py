@@ -6,9 +6,9 @@ import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any
 
-Method = Literal[
+METHODS = (
     "equal",
     "fixed",
     "uncertainty",
@@ -23,8 +23,7 @@ Method = Literal[
     "nash_mtl",
     "aligned_mtl",
     "upgrad",
-]
-METHODS: tuple[str, ...] = get_args(Method)
+)
 
 
 @dataclass(frozen=True)
@@ -32,29 +31,37 @@ class BalancingConfig:
     """A method and the settings of those that have any.
 
     Attributes:
-        method: one of ``METHODS``; ``training.balancing.methods`` says what each does.
+        method: one of ``METHODS``, of which ``training.balancing.methods`` says what each does, or
+            ``module:attribute`` of one's own (see ``training.balancing.own``).
         weights: ``fixed`` only: factor of each task's loss, not negative; 1 where it is not given.
         temperature: ``dwa``: the larger, the more alike the weights are.
         window: ``dwa``: optimiser steps that a loss is averaged over before the weights change.
         lr: ``uncertainty``, ``famo``, ``gradnorm``: learning rate of the weights' own Adam.
         alpha: ``gradnorm``: how strongly tasks that learn slowly are pushed, 0 or more.
         c: ``cagrad``: how far the direction may lie from the sum of the gradients, in its norm, 0..1.
+        options: keyword arguments of a method of one's own.
 
     Raises:
         ValueError: for an unknown method, with the nearest known one, and values out of range.
     """
 
-    method: Method = "equal"
+    method: str = "equal"
     weights: dict[str, float] = field(default_factory=dict)
     temperature: float = 2.0
     window: int = 200
     lr: float = 0.025
     alpha: float = 1.5
     c: float = 0.4
+    options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise ValueError(f"unknown balancing method {self.method!r}; {_near(self.method, METHODS)}")
+        if not self.is_own and self.method not in METHODS:
+            raise ValueError(
+                f"unknown balancing method {self.method!r}; {_near(self.method, METHODS)}, or your own as "
+                "module:attribute"
+            )
+        if self.options and not self.is_own:
+            raise ValueError(f"balancing.options belong to a method of your own, not to {self.method!r}")
         if self.weights and self.method != "fixed":
             raise ValueError(f"balancing.weights belong to the method 'fixed', not to {self.method!r}")
         for task, weight in self.weights.items():
@@ -69,6 +76,11 @@ class BalancingConfig:
         ):
             if not (math.isfinite(value) and fits):
                 raise ValueError(f"balancing.{key} is {value}; it must be {range_}")
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the method is the user's, ``module:attribute``."""
+        return all(self.method.partition(":"))
 
 
 def check_tasks(weights: Mapping[str, float], tasks: tuple[str, ...]) -> None:

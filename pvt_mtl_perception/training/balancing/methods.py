@@ -19,6 +19,8 @@ Combined gradients of the shared parameters, a backward pass through these for e
 - ``nash_mtl``: the Nash bargaining solution (Navon 2022, "MTL as a bargaining game").
 - ``aligned_mtl``: principal components of equal length (Senushkin 2023, "Independent component alignment").
 - ``upgrad``: each projected to conflict with none, then summed (Quinton 2024, "Jacobian descent").
+
+``module:attribute`` names one that is not among them (see ``own``).
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from pvt_mtl_perception.training.balancing.balancer import Balancer
 from pvt_mtl_perception.training.balancing.config import BalancingConfig, check_tasks
 from pvt_mtl_perception.training.balancing.division import Division, divide_parameters
 from pvt_mtl_perception.training.balancing.gradients import GradientBalancer, Weighting
+from pvt_mtl_perception.training.balancing.own import own_balancer
 from pvt_mtl_perception.training.balancing.scalarized import (
     DWABalancer,
     FAMOBalancer,
@@ -58,11 +61,14 @@ def make_balancer(config: BalancingConfig, network: MultiTaskNetwork, seed: int 
         seed: of what a method draws; the same on all processes.
 
     Raises:
-        ValueError: for weights of a task that the network lacks, and gradnorm with a frozen backbone.
+        ValueError: for weights of a task that the network lacks, gradnorm with a frozen backbone, and from
+            ``own_balancer``.
     """
     tasks = network.tasks
     check_tasks(config.weights, tasks)
     division = divide_parameters(network)
+    if config.is_own:
+        return own_balancer(config.method, config.options, tasks, division)
     match config.method:
         case "equal" | "fixed":
             return FixedBalancer(tasks, division, config.weights)
