@@ -9,7 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pvt_mtl_perception.cli.model_arguments import add_strengths, image_size, make_output_folder
+from pvt_mtl_perception.cli.model_arguments import (
+    add_nms_threshold,
+    add_strengths,
+    image_size,
+    make_output_folder,
+)
 from pvt_mtl_perception.paths import replaced
 
 if TYPE_CHECKING:
@@ -61,6 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="WxH",
         help="of the network's input, multiples of 32 (default: the checkpoint's)",
     )
+    add_nms_threshold(model)
     more = parser.add_argument_group("what else is measured")
     more.add_argument(
         "--cost", action="store_true", help="parameters, FLOPs, latency and memory by part and batch size"
@@ -161,6 +167,7 @@ def _evaluate(args: argparse.Namespace, device: str, processes: Processes) -> in
         precision=args.precision,
         backend=args.backend,
         input_size=args.input_size,
+        nms_threshold=args.nms_threshold,
     )
     place = {"rank": processes.rank, "world_size": processes.world_size}
     scored: dict[str, Evaluated] = {}
@@ -205,6 +212,7 @@ def _report(
         "input_size": [size.height, size.width],
         "precision": predictor.precision,
         "backend": predictor.backend,
+        "nms_threshold": predictor.nms_threshold,
         "device": str(predictor.device),
         "sources": {name: one.scores for name, one in scored.items()},
     }

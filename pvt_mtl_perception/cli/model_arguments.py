@@ -39,6 +39,17 @@ def add_strengths(parser: argparse._ActionsContainer) -> None:
     )
 
 
+def add_nms_threshold(parser: argparse._ActionsContainer) -> None:
+    """Adds ``--nms-threshold``."""
+    parser.add_argument(
+        "--nms-threshold",
+        type=float,
+        default=0.5,
+        metavar="IOU",
+        help="overlap above which the lower-scored box goes (default: %(default)s)",
+    )
+
+
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds ``--model``, ``--device``, ``--precision``, ``--backend`` and the detection thresholds."""
     group = parser.add_argument_group("model")
@@ -58,13 +69,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--score-threshold", type=float, default=0.3, metavar="S", help="of boxes, 0..1; default: %(default)s"
     )
-    group.add_argument(
-        "--nms-threshold",
-        type=float,
-        default=0.6,
-        metavar="IOU",
-        help="overlap above which the lower-scored box goes; default: %(default)s",
-    )
+    add_nms_threshold(group)
     group.add_argument(
         "--max-detections", type=int, default=100, metavar="N", help="per image; default: %(default)s"
     )

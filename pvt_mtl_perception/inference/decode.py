@@ -44,7 +44,7 @@ class DetectionSettings:
     """
 
     score_threshold: float = 0.3
-    nms_threshold: float = 0.6
+    nms_threshold: float = 0.5
     max_detections: int = 100
 
     def __post_init__(self) -> None:

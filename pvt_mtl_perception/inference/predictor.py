@@ -73,7 +73,7 @@ class Predictor:
         device: str = "auto",
         precision: str = "fp32",
         score_threshold: float = 0.3,
-        nms_threshold: float = 0.6,
+        nms_threshold: float = 0.5,
         max_detections: int = 100,
         input_size: tuple[int, int] | None = None,
         backend: str = "eager",

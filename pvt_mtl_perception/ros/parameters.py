@@ -178,7 +178,7 @@ class Settings:
         0.3, "Boxes with a lower score are left out.", "live", minimum=0.0, maximum=1.0
     )
     nms_threshold: float = _parameter(
-        0.6,
+        0.5,
         "Of two boxes of a class with a higher intersection over union, only the better one stays.",
         "live",
         minimum=0.0,

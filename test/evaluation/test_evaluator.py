@@ -181,11 +181,13 @@ def test_eval_verb_scores_a_checkpoint_and_writes_scores_records_and_a_report(
     out = tmp_path / "report"
     words = [str(checkpoint), "--data", "synthetic", "--frames", "4", "--batch-size", "3", "--device", "cpu"]
     more = ["--corruptions", "fog", "jpeg", "--strengths", "1", "5", "--cost", "--cost-batch", "2"]
-    assert verb.run(arguments(*words, *more, "--cost-calls", "2", "--out", str(out))) == 0
+    more += ["--nms-threshold", "0.3", "--cost-calls", "2"]
+    assert verb.run(arguments(*words, *more, "--out", str(out))) == 0
     printed = capsys.readouterr().out
     written = json.loads((out / "scores.json").read_text())
     scores = written["sources"]["synthetic/test"]
-    expected = evaluate(Predictor(checkpoint, "cpu"), SyntheticDataset("test", size=4), progress=False)
+    predictor = Predictor(checkpoint, "cpu", nms_threshold=0.3)
+    expected = evaluate(predictor, SyntheticDataset("test", size=4), progress=False)
     assert scores == json.loads(json.dumps(expected))
     assert 0 <= scores["segmentation"]["miou"] < 0.5 and math.isfinite(scores["segmentation"]["miou"])
     assert f"{100 * expected['segmentation']['miou']:10.1f}" in printed

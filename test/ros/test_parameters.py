@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import argparse
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +9,10 @@ import pytest
 import yaml
 from rclpy.parameter import Parameter
 
+from pvt_mtl_perception.cli.model_arguments import add_model_arguments
 from pvt_mtl_perception.inference.backends.registry import BACKENDS
+from pvt_mtl_perception.inference.decode import DetectionSettings
+from pvt_mtl_perception.inference.predictor import Predictor
 from pvt_mtl_perception.ros.parameters import PARAMETERS, Settings, refusal
 
 CONFIG = Path(__file__).resolve().parents[2] / "config" / "perception.yaml"
@@ -35,6 +40,15 @@ def test_the_configuration_file_says_what_a_parameter_does_and_when(name: str) -
         comment.insert(0, lines[position].strip(" #"))
     assert len(" ".join(comment)) > 40
     assert comment[-1].endswith(f"({PARAMETERS[name].when})")
+
+
+@pytest.mark.parametrize("name", ["score_threshold", "nms_threshold", "max_detections"])
+def test_node_commands_and_library_choose_boxes_alike(name: str) -> None:
+    parser = argparse.ArgumentParser()
+    add_model_arguments(parser)
+    default = getattr(DetectionSettings(), name)
+    assert getattr(Settings(), name) == default == getattr(parser.parse_args([]), name)
+    assert inspect.signature(Predictor).parameters[name].default == default
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
