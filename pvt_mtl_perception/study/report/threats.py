@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from pvt_mtl_perception.study.report.document import Item, Part, Section
 from pvt_mtl_perception.study.report.images import VIDEO_BLOCKS, ImageIntervals
 from pvt_mtl_perception.study.report.results import StudyResults
 from pvt_mtl_perception.study.report.words import NONE, listed, number
-from pvt_mtl_perception.study.statistics.paired import smallest_p
+from pvt_mtl_perception.study.statistics.paired import holm, smallest_p
 from pvt_mtl_perception.study.statistics.power import simulate_power
 
 _EFFECTS = (1.0, 1.5, 2.0)
@@ -65,7 +66,7 @@ def threats_section(
     lines = [
         *_completeness(results, compared),
         *_registration(results, standing),
-        *_statistics(results, images),
+        *_statistics(results, compared, images),
         *_data(results, images),
         *_training(results),
         *_cost(results, costs),
@@ -116,7 +117,36 @@ def _registration(results: StudyResults, standing: Standing) -> list[str]:
     return lines
 
 
-def _statistics(results: StudyResults, images: ImageIntervals) -> list[str]:
+def _all_together(results: StudyResults, compared: Sequence[Compared]) -> str:
+    """How many differences that are shown would still be, were all primary ones of the study one family."""
+    plan = results.study.preregistration
+    names = {endpoint.name for endpoint in plan.endpoints if endpoint.primary}
+    claims = [
+        (f"{claim.endpoint.name} of {one.comparison.name}", claim)
+        for one in compared
+        if one.comparison.primary and one.fraction == results.fraction
+        for claim in one.claims
+        if claim.endpoint.name in names
+    ]
+    shown = [name for name, claim in claims if claim.verdict == "shown"]
+    if not shown:
+        return ""
+    together = f" Over all {len(claims)} primary differences at once"
+    seeds = min(len(claim.comparison.first) for _, claim in claims)
+    if smallest_p(seeds) * len(claims) >= plan.alpha:
+        needed = next(n for n in itertools.count(seeds) if smallest_p(n) * len(claims) < plan.alpha)
+        return f"{together} {seeds} seeds can show nothing, whatever the difference: that takes {needed}."
+    corrected = holm([claim.comparison.p_sign_flip for _, claim in claims]).tolist()
+    lost = [
+        f"{name} (p = {p:.3f})"
+        for (name, claim), p in zip(claims, corrected, strict=True)
+        if claim.verdict == "shown" and p >= plan.alpha
+    ]
+    told = f"{together}, {len(shown) - len(lost)} of the {len(shown)} that are shown would still be"
+    return f"{told}; not {listed(lost)}." if lost else f"{told}."
+
+
+def _statistics(results: StudyResults, compared: Sequence[Compared], images: ImageIntervals) -> list[str]:
     plan = results.study.preregistration
     seeds = len(results.study.seeds)
     lines = []
@@ -124,7 +154,7 @@ def _statistics(results: StudyResults, images: ImageIntervals) -> list[str]:
     if len(families) > 1:
         lines.append(
             f"Holm's correction is over the endpoints of one comparison, not over the {len(families)} "
-            "primary comparisons."
+            f"primary comparisons.{_all_together(results, compared)}"
         )
     size = max((sum(e.primary and e.task in c.against for e in plan.endpoints) for c in families), default=1)
     if smallest_p(seeds) * max(1, size) >= plan.alpha:
