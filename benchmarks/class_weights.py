@@ -76,7 +76,7 @@ def main() -> None:
     ]
     for name, source in named_sources(replace(one, tasks=["segmentation"]) for one in sources).items():
         scored = [evaluate_source(predictor, source) for predictor in predictors]
-        found = [one.scores["segmentation"] for one in scored if one is not None]
+        found = [one.clean.scores["segmentation"] for one in scored if one is not None]
         if not found:
             print(f"{name}: no folder {source.root}; not scored")
             continue

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pvt_mtl_perception.cli.model_arguments import (
     add_nms_threshold,
     add_strengths,
+    checkpoint_digest,
     image_size,
     make_output_folder,
 )
@@ -20,6 +22,7 @@ from pvt_mtl_perception.paths import replaced
 if TYPE_CHECKING:
     from pvt_mtl_perception.data.sources import SourceConfig
     from pvt_mtl_perception.evaluation.html import Section
+    from pvt_mtl_perception.evaluation.passes import FinishedPasses
     from pvt_mtl_perception.evaluation.run import Evaluated
     from pvt_mtl_perception.inference.predictor import Predictor
     from pvt_mtl_perception.training.distributed import Processes
@@ -159,8 +162,6 @@ def _evaluate(args: argparse.Namespace, device: str, processes: Processes) -> in
 
     names, sources = _corruptions(args), _sources(args)
     taxonomy = load_label_set(args.taxonomy) if args.taxonomy else None
-    if args.out:
-        make_output_folder(args.out)
     predictor = Predictor(
         args.checkpoint,
         device=device,
@@ -169,16 +170,19 @@ def _evaluate(args: argparse.Namespace, device: str, processes: Processes) -> in
         input_size=args.input_size,
         nms_threshold=args.nms_threshold,
     )
-    place = {"rank": processes.rank, "world_size": processes.world_size}
+    finished = _finished_passes(args, predictor, sources, processes) if args.out else None
     scored: dict[str, Evaluated] = {}
     for name, source in named_sources(sources).items():
-        one = evaluate_source(predictor, source, taxonomy, args.batch_size, names, args.strengths, **place)
+        one = evaluate_source(
+            *(predictor, source, taxonomy, args.batch_size, names, args.strengths),
+            *(processes.rank, processes.world_size, name, finished),
+        )
         if processes.leads:
             if one is None:
                 print(f"{name}: no folder {source.root}; not scored")
             else:
                 scored[name] = one
-                print(f"{name}: {format_scores(one.scores)}\n")
+                print(f"{name}: {format_scores(one.clean.scores)}\n")
     if not processes.leads:
         return 0
     if not scored:
@@ -195,10 +199,46 @@ def _evaluate(args: argparse.Namespace, device: str, processes: Processes) -> in
             load_checkpoint(args.checkpoint), predictor, frame, args.cost_batch, args.cost_calls
         )
         print(format_cost(report["cost"]) + "\n")
-    if args.out:
-        _write(args.out, predictor, report, scored)
+    if finished is not None:
+        _write(finished, predictor, report, scored)
         print(args.out / "report.html")
     return 0
+
+
+def _finished_passes(
+    args: argparse.Namespace,
+    predictor: Predictor,
+    sources: Sequence[SourceConfig],
+    processes: Processes,
+) -> FinishedPasses:
+    """Those of an evaluation like this one that was interrupted; what is done now is kept there, too."""
+    from pvt_mtl_perception import __version__
+    from pvt_mtl_perception.evaluation.passes import FinishedPasses
+    from pvt_mtl_perception.model.hub import resolve_checkpoint
+
+    make_output_folder(args.out)
+    size = predictor.preprocessing
+    description = {
+        "checkpoint": str(args.checkpoint),
+        "taxonomy": args.taxonomy,
+        "input_size": [size.height, size.width],
+        "precision": predictor.precision,
+    }
+    settings = {
+        **description,
+        "sha256": checkpoint_digest(resolve_checkpoint(args.checkpoint)),
+        "version": __version__,
+        "sources": [dataclasses.asdict(source) for source in sources],
+        "backend": predictor.backend,
+        "nms_threshold": predictor.nms_threshold,
+        "device": predictor.device.type,
+    }
+    finished = FinishedPasses(
+        args.out, settings, description, processes.leads, lambda flag: processes.any(flag)[0]
+    )
+    if len(finished):
+        print(f"going on with what {finished.folder} holds: {len(finished)} passes over images are done")
+    return finished
 
 
 def _report(
@@ -214,18 +254,21 @@ def _report(
         "backend": predictor.backend,
         "nms_threshold": predictor.nms_threshold,
         "device": str(predictor.device),
-        "sources": {name: one.scores for name, one in scored.items()},
+        "sources": {name: one.clean.scores for name, one in scored.items()},
     }
     corruptions: dict[str, dict[int, dict[str, Any]]] = {}
     for name, one in scored.items():
-        for (corruption, strength), metrics in one.corrupted.items():
+        for (corruption, strength), corrupted in one.corrupted.items():
             by_source = corruptions.setdefault(corruption, {}).setdefault(strength, {})
-            by_source[name] = metrics.scores()
+            by_source[name] = corrupted.scores
     return report | ({"corruptions": corruptions} if corruptions else {})
 
 
 def _write(
-    out: Path, predictor: Predictor, report: Mapping[str, Any], scored: Mapping[str, Evaluated]
+    finished: FinishedPasses,
+    predictor: Predictor,
+    report: Mapping[str, Any],
+    scored: Mapping[str, Evaluated],
 ) -> None:
     from pvt_mtl_perception.evaluation.html import (
         corruption_examples,
@@ -235,22 +278,18 @@ def _write(
         write_report,
     )
     from pvt_mtl_perception.evaluation.pictures import gallery
-    from pvt_mtl_perception.evaluation.records import save_records
 
+    out = finished.out
+    sections: list[Section] = []
+    for name, one in scored.items():
+        clean = one.clean
+        pictures = gallery(predictor, one.data, clean.records)
+        sections.append(source_section(name, clean.scores, clean.records, pictures))
     # Until the new one is written there is none: the old one would stand beside other scores.
     (out / "report.html").unlink(missing_ok=True)
     with replaced(out / "scores.json") as temporary:
         temporary.write_text(json.dumps(report, indent=2) + "\n")
-    described = {key: report[key] for key in ("checkpoint", "taxonomy", "input_size", "precision")}
-    sections: list[Section] = []
-    for name, one in scored.items():
-        stem = name.replace("/", "_")
-        records = one.metrics.records(described | {"source": name})
-        save_records(out / f"{stem}.npz", records)
-        for (corruption, strength), metrics in one.corrupted.items():
-            where = {"source": name, "corruption": corruption, "strength": strength}
-            save_records(out / f"{stem}_{corruption}_{strength}.npz", metrics.records(described | where))
-        sections.append(source_section(name, one.scores, records, gallery(predictor, one.data, records)))
+    finished.move_records()
     if "corruptions" in report:
         first = next(iter(scored.values()))
         examples = corruption_examples(first.data[0].image, report["corruptions"])
@@ -262,3 +301,4 @@ def _write(
     if report["taxonomy"]:
         subtitle += f"; segmentation scored in {report['taxonomy']}"
     write_report(out / "report.html", predictor.model_name, subtitle, sections)
+    finished.remove()

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
 
 from pvt_mtl_perception.data.mixture import SampleSource
 from pvt_mtl_perception.data.sources import SourceConfig, open_source
 from pvt_mtl_perception.evaluation.corruptions import CorruptedSource
-from pvt_mtl_perception.evaluation.evaluator import Metrics, measure
+from pvt_mtl_perception.evaluation.evaluator import measure
+from pvt_mtl_perception.evaluation.passes import FinishedPasses, Pass, Scored
 from pvt_mtl_perception.inference.predictor import Predictor
 from pvt_mtl_perception.labels import LabelSet, TaskLabels, available_label_sets, load_label_set
 
@@ -21,18 +20,13 @@ class Evaluated:
 
     Attributes:
         data: the data set, in the model's ids.
-        metrics: on the images as they are.
+        clean: on the images as they are.
         corrupted: by corruption and strength.
     """
 
     data: SampleSource
-    metrics: Metrics
-    corrupted: Mapping[tuple[str, int], Metrics]
-
-    @cached_property
-    def scores(self) -> dict[str, Any]:
-        """On the images as they are."""
-        return self.metrics.scores()
+    clean: Scored
+    corrupted: Mapping[tuple[str, int], Scored]
 
 
 def with_mappings(labels: TaskLabels) -> TaskLabels:
@@ -74,6 +68,8 @@ def evaluate_source(
     strengths: Sequence[int] = (),
     rank: int = 0,
     world_size: int = 1,
+    name: str = "",
+    finished: FinishedPasses | None = None,
 ) -> Evaluated | None:
     """Measures a model on a data source; None where that is optional and absent.
 
@@ -85,6 +81,8 @@ def evaluate_source(
         corruptions: names in ``CORRUPTIONS``, each applied at each of the strengths.
         strengths: 1 to 5.
         rank, world_size: as in ``measure``.
+        name: of the source.
+        finished: passes that are not done again, and to which those that are done are added.
 
     Raises:
         FileNotFoundError, ValueError: from the data source and ``measure``.
@@ -95,15 +93,23 @@ def evaluate_source(
         return None
     scored_in = taxonomy or own_taxonomy(source, data.labels)
 
-    def measured(images: SampleSource) -> Metrics:
-        return measure(predictor, images, scored_in, batch_size, rank == 0, rank, world_size)
+    def measured(one: Pass, images: SampleSource) -> Scored:
+        found = finished.find(one) if finished is not None else None
+        if found is None:
+            metrics = measure(predictor, images, scored_in, batch_size, rank == 0, rank, world_size)
+            found = Scored(metrics.scores(), metrics.records())
+            if finished is not None:
+                finished.add(one, found)
+        return found
 
     return Evaluated(
         data,
-        measured(data),
+        measured(Pass(name), data),
         {
-            (name, strength): measured(CorruptedSource(data, name, strength))
-            for name in corruptions
+            (corruption, strength): measured(
+                Pass(name, corruption, strength), CorruptedSource(data, corruption, strength)
+            )
+            for corruption in corruptions
             for strength in strengths
         },
     )

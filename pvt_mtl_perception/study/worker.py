@@ -100,10 +100,11 @@ def _score(
         if evaluated is None:
             print(f"{name}: no folder {source.root}; not scored")
             continue
-        scores[name] = evaluated.scores
+        records = dataclasses.replace(evaluated.clean.records, description={"source": name})
+        scores[name] = evaluated.clean.scores
         path = folder.records(name)
         path.parent.mkdir(exist_ok=True)
-        save_records(path, evaluated.metrics.records({"source": name}))
+        save_records(path, records)
     return scores
 
 

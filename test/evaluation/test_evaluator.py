@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,8 +21,9 @@ from pvt_mtl_perception.data.camvid import CamVidDataset
 from pvt_mtl_perception.data.sample import Sample
 from pvt_mtl_perception.data.synthetic_frames import SyntheticDataset
 from pvt_mtl_perception.evaluation.evaluator import SCORE_THRESHOLD, evaluate, measure
+from pvt_mtl_perception.evaluation.passes import FinishedPasses, Pass, Scored
 from pvt_mtl_perception.evaluation.pictures import frame_scores, gallery
-from pvt_mtl_perception.evaluation.records import average_precision, class_iou, load_records
+from pvt_mtl_perception.evaluation.records import Records, average_precision, class_iou, load_records
 from pvt_mtl_perception.evaluation.report import format_scores
 from pvt_mtl_perception.inference.predictor import Predictor
 from pvt_mtl_perception.labels import load_label_set
@@ -209,6 +211,66 @@ def test_eval_verb_scores_a_checkpoint_and_writes_scores_records_and_a_report(
         assert f"{heading}</h" in page
     # Precision-recall, IoU, its confusion, three groups, five robustness plots.
     assert page.count("data:image/png") == 11 and page.count("data:image/jpeg") == 9 + 2
+
+
+def test_an_interrupted_evaluation_goes_on_and_ends_as_if_it_had_not_been(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [str(checkpoint), "--data", "synthetic", "--frames", "2", "--device", "cpu"]
+    words += ["--corruptions", "fog", "noise", "--strengths", "2"]
+    assert verb.run(arguments(*words, "--out", str(tmp_path / "whole"))) == 0
+
+    passes: list[int] = []
+
+    def interrupted_in_the_third(*given: Any, **named: Any) -> Any:
+        passes.append(1)
+        if len(passes) == 3:
+            raise KeyboardInterrupt
+        return measure(*given, **named)
+
+    monkeypatch.setattr("pvt_mtl_perception.evaluation.run.measure", interrupted_in_the_third)
+    out = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        verb.run(arguments(*words, "--out", str(out)))
+    assert sorted(path.name for path in (out / "unfinished").iterdir()) == [
+        "scores.json",
+        "synthetic_test.npz",
+        "synthetic_test_fog_2.npz",
+    ]
+    capsys.readouterr()
+    assert verb.run(arguments(*words, "--out", str(out))) == 0
+    assert len(passes) == 4
+    assert f"going on with what {out / 'unfinished'} holds: 2 passes" in capsys.readouterr().out
+    files = sorted(path.name for path in out.iterdir())
+    assert files == sorted(path.name for path in (tmp_path / "whole").iterdir())
+    for name in files:
+        if name != "report.html":
+            assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_passes_of_other_settings_are_done_again(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [str(checkpoint), "--data", "synthetic", "--frames", "1", "--device", "cpu", "--out"]
+    kept = FinishedPasses(tmp_path, {"another": 1}, {})
+    kept.add(Pass("synthetic/test"), Scored({"images": 99}, Records(("a",))))
+    assert len(FinishedPasses(tmp_path, {"another": 1}, {})) == 1
+    assert verb.run(arguments(*words, str(tmp_path))) == 0
+    assert json.loads((tmp_path / "scores.json").read_text())["sources"]["synthetic/test"]["images"] == 1
+    assert not (tmp_path / "unfinished").exists()
+
+
+def test_processes_that_do_not_lead_are_told_what_is_done(tmp_path: Path) -> None:
+    leader = FinishedPasses(tmp_path, {}, {"checkpoint": "a"})
+    one, other = Pass("camvid/val"), Pass("camvid/val", "fog", 3)
+    leader.add(one, Scored({"images": 1}, Records(("a",))))
+    found = leader.find(one)
+    assert found is not None and found.scores == {"images": 1}
+    assert found.records.description == {"checkpoint": "a", "source": "camvid/val"}
+    assert leader.find(other) is None
+    follower = FinishedPasses(tmp_path, {}, {}, leads=False, agree=lambda flag: True)
+    follower.add(other, Scored({"images": 5}, Records(("a",))))
+    assert follower.find(one) is not None and leader.find(other) is None
 
 
 def test_an_old_report_does_not_stand_beside_new_scores(

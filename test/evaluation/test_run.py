@@ -10,6 +10,7 @@ from checkpoints import make_checkpoint
 
 from pvt_mtl_perception.data.sources import SourceConfig
 from pvt_mtl_perception.data.synthetic_frames import SyntheticDataset
+from pvt_mtl_perception.evaluation.records import confusion_matrix
 from pvt_mtl_perception.evaluation.run import evaluate_source, with_mappings
 from pvt_mtl_perception.inference.predictor import Predictor
 from pvt_mtl_perception.labels import LabelSet, TaskLabels, load_label_set
@@ -53,12 +54,12 @@ def test_a_model_is_scored_on_carla_tags_in_its_own_and_in_their_taxonomy(
 ) -> None:
     own = evaluate_source(predictor, carla_frames)
     theirs = evaluate_source(predictor, carla_frames, CARLA)
-    assert list(own.scores) == ["images", "segmentation"]
+    assert list(own.clean.scores) == ["images", "segmentation"]
     renamed = {
         CARLA.mappings["driving_segmentation"][name]: iou
-        for name, iou in own.scores["segmentation"]["per_class"].items()
+        for name, iou in own.clean.scores["segmentation"]["per_class"].items()
     }
-    assert theirs.scores["segmentation"]["per_class"] == renamed and "road" in renamed
+    assert theirs.clean.scores["segmentation"]["per_class"] == renamed and "road" in renamed
     mask = own.data[0].mask
     assert (mask[-20:, :40] == DRIVING.index("road")).all() and (mask[:9] == 255).all()
 
@@ -79,7 +80,8 @@ def test_corruptions_change_images_and_leave_labels(predictor: Predictor) -> Non
     source = SourceConfig(kind="synthetic", split="test", frames=2)
     one = evaluate_source(predictor, source, corruptions=["noise"], strengths=[1, 5])
     assert list(one.corrupted) == [("noise", 1), ("noise", 5)]
-    clean, noisy = one.metrics.segmentation.confusion, one.corrupted["noise", 5].segmentation.confusion
+    passes = one.clean, one.corrupted["noise", 5]
+    clean, noisy = (confusion_matrix(scored.records.segmentation) for scored in passes)
     np.testing.assert_array_equal(clean.sum(1), noisy.sum(1))
     assert (clean != noisy).any()
 

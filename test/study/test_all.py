@@ -125,7 +125,7 @@ def test_robustness_is_what_an_evaluation_gives_and_stands_in_the_report(
     stored = scores_of(out)
     mious = []
     for strength in (1, 2):
-        expected = evaluated.corrupted["noise", strength].scores()
+        expected = evaluated.corrupted["noise", strength].scores
         found = stored["corruptions"]["noise"][str(strength)]["generic/train"]
         assert found == json.loads(json.dumps(expected))
         mious.append(expected["segmentation"]["miou"])

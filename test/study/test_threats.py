@@ -66,6 +66,13 @@ def test_too_few_seeds_for_all_are_told_with_how_many_it_takes() -> None:
     )
 
 
+def test_that_one_family_would_show_all_of_them_is_told() -> None:
+    strong = {name: spread(10) for name in NAMES.values()}
+    assert told(compared("one", strong), compared("another", strong)) == (
+        " Over all 6 primary differences at once, all 6 that are shown would still be."
+    )
+
+
 @pytest.mark.parametrize("seeds", [3, 10])
 def test_where_nothing_is_shown_nothing_is_said(seeds: int) -> None:
     nothing = {name: ([-0.02, 0.02] * 5)[:seeds] for name in NAMES.values()}

@@ -142,8 +142,10 @@ def _all_together(results: StudyResults, compared: Sequence[Compared]) -> str:
         for (name, claim), p in zip(claims, corrected, strict=True)
         if claim.verdict == "shown" and p >= plan.alpha
     ]
-    told = f"{together}, {len(shown) - len(lost)} of the {len(shown)} that are shown would still be"
-    return f"{told}; not {listed(lost)}." if lost else f"{told}."
+    if not lost:
+        return f"{together}, all {len(shown)} that are shown would still be."
+    kept = f"{len(shown) - len(lost)} of the {len(shown)} that are shown would still be"
+    return f"{together}, {kept}; not {listed(lost)}."
 
 
 def _statistics(results: StudyResults, compared: Sequence[Compared], images: ImageIntervals) -> list[str]:
