@@ -155,7 +155,13 @@ def _corruptions(args: argparse.Namespace) -> list[str]:
 
 def _evaluate(args: argparse.Namespace, device: str, processes: Processes) -> int:
     from pvt_mtl_perception.data.sources import named_sources
-    from pvt_mtl_perception.evaluation.report import format_cost, format_robustness, format_scores
+    from pvt_mtl_perception.evaluation.records import operating_points
+    from pvt_mtl_perception.evaluation.report import (
+        format_best_threshold,
+        format_cost,
+        format_robustness,
+        format_scores,
+    )
     from pvt_mtl_perception.evaluation.run import evaluate_source
     from pvt_mtl_perception.inference.predictor import Predictor
     from pvt_mtl_perception.labels import load_label_set
@@ -183,6 +189,9 @@ def _evaluate(args: argparse.Namespace, device: str, processes: Processes) -> in
             else:
                 scored[name] = one
                 print(f"{name}: {format_scores(one.clean.scores)}\n")
+                boxes = one.clean.records.detection
+                if boxes is not None and boxes.positives.any():
+                    print(f"{format_best_threshold(operating_points(boxes))}\n")
     if not processes.leads:
         return 0
     if not scored:
@@ -244,6 +253,8 @@ def _finished_passes(
 def _report(
     args: argparse.Namespace, predictor: Predictor, scored: Mapping[str, Evaluated]
 ) -> dict[str, Any]:
+    from pvt_mtl_perception.evaluation.records import operating_points
+
     size = predictor.preprocessing
     report: dict[str, Any] = {
         "checkpoint": str(args.checkpoint),
@@ -255,7 +266,14 @@ def _report(
         "nms_threshold": predictor.nms_threshold,
         "device": str(predictor.device),
         "sources": {name: one.clean.scores for name, one in scored.items()},
+        "best_threshold": {},
     }
+    for name, one in scored.items():
+        boxes = one.clean.records.detection
+        if boxes is not None and boxes.positives.any():
+            names = ("score_threshold", "precision", "recall", "f1")
+            best = zip(names, operating_points(boxes).best(), strict=True)
+            report["best_threshold"][name] = dict(best)
     corruptions: dict[str, dict[int, dict[str, Any]]] = {}
     for name, one in scored.items():
         for (corruption, strength), corrupted in one.corrupted.items():

@@ -18,11 +18,18 @@ from pvt_mtl_perception.evaluation.pictures import Picture
 from pvt_mtl_perception.evaluation.plots import (
     plot_class_iou,
     plot_confusion,
+    plot_operating_points,
     plot_precision_recall,
     plot_robustness,
 )
-from pvt_mtl_perception.evaluation.records import Records, confusion_matrix
-from pvt_mtl_perception.evaluation.report import DETECTION_SCORES, main_scores, mebibytes, percent
+from pvt_mtl_perception.evaluation.records import Records, confusion_matrix, operating_points
+from pvt_mtl_perception.evaluation.report import (
+    DETECTION_SCORES,
+    format_best_threshold,
+    main_scores,
+    mebibytes,
+    percent,
+)
 from pvt_mtl_perception.paths import replaced
 
 _TEMPLATE = "report.html.jinja"
@@ -141,8 +148,14 @@ def _detection(scores: Mapping[str, Any], records: Records) -> Block:
     for name, values in scores["per_class"].items():
         cells = [percent(values[key]) if key in values else "" for key in DETECTION_SCORES]
         rows.append([name, *cells, str(values["boxes"])])
-    plots = [] if records.detection is None else [png_address(plot_precision_recall(records.detection))]
+    plots, best = [], ""
+    if (matches := records.detection) is not None:
+        plots = [png_address(plot_precision_recall(matches))]
+        if matches.positives.any():
+            plots.append(png_address(plot_operating_points(matches)))
+            best = f" {format_best_threshold(operating_points(matches))}"
     note = "COCO average precision in percent; s, m, l: boxes below 32², to 96² and above, in source pixels."
+    note += best
     return Block("Detection", note, [Table(head, rows)], plots)
 
 

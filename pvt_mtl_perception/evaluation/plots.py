@@ -16,6 +16,7 @@ from pvt_mtl_perception.evaluation.records import (
     SegmentationRecords,
     class_boundary_f,
     class_iou,
+    operating_points,
     precision_curves,
 )
 
@@ -81,6 +82,36 @@ def plot_precision_recall(records: DetectionRecords) -> bytes:
         axes.grid(alpha=0.3)
         axes.legend(fontsize=7, title="class (AP)", title_fontsize=7)
     figure.axes[0].set_ylabel("precision")
+    return _png(figure)
+
+
+def plot_operating_points(records: DetectionRecords) -> bytes:
+    """Mean precision, recall and F1, and F1 of each class, over the score threshold, at IoU 0.5."""
+    points = operating_points(records)
+    threshold = points.best()[0]
+    figure = Figure(figsize=(10, 4.2))
+    means, classes = figure.subplots(1, 2, sharey=True)
+    boxes = records.positives[:, :, 0].sum(0)
+    there = boxes > 0
+    for name in ("precision", "recall", "f1"):
+        label = {"f1": "F1"}.get(name, name)
+        means.plot(points.thresholds, getattr(points, name)[:, there].mean(1), label=label)
+    shown = [label for label in np.argsort(-boxes, kind="stable") if boxes[label]][:_MOST_CURVES]
+    for number, label in enumerate(shown):
+        curve = points.f1[:, label]
+        classes.plot(
+            points.thresholds,
+            curve,
+            linestyle=("-", "--")[number // 10],
+            label=f"{records.classes[label]} ({points.thresholds[curve.argmax()]:.2f})",
+        )
+    means.set(title="mean over the classes", xlabel="score threshold", xlim=(0, 1), ylim=(0, 1.02))
+    classes.set(title="F1", xlabel="score threshold", xlim=(0, 1))
+    for axes in (means, classes):
+        axes.axvline(threshold, color="grey", linewidth=0.8)
+        axes.grid(alpha=0.3)
+    means.legend(fontsize=8)
+    classes.legend(fontsize=7, title="class (its best)", title_fontsize=7)
     return _png(figure)
 
 

@@ -265,6 +265,66 @@ def average_precision(
     return np.asarray(precision_curves(records, weights, areas).mean(-1))
 
 
+@dataclass(frozen=True, eq=False)
+class OperatingPoints:
+    """What is found, and what is right of it, when detections below a score are left out.
+
+    Attributes:
+        thresholds: float64 (S,), rising, 0..1.
+        precision: float64 (S, C), share of the detections that have a labelled box; 1 where there are none.
+        recall: float64 (S, C), share of the labelled boxes that are found; NaN for a class without any.
+        f1: float64 (S, C), harmonic mean of both (van Rijsbergen 1979); NaN for a class without boxes.
+    """
+
+    thresholds: npt.NDArray[np.float64]
+    precision: npt.NDArray[np.float64]
+    recall: npt.NDArray[np.float64]
+    f1: npt.NDArray[np.float64]
+
+    def best(self) -> tuple[float, float, float, float]:
+        """The threshold of the highest F1, then precision, recall and F1: means over the classes with boxes.
+
+        Raises:
+            ValueError: when no class has a box.
+        """
+        there = ~np.isnan(self.recall[0])
+        if not there.any():
+            raise ValueError("there is no labelled box")
+        means = [part[:, there].mean(1) for part in (self.precision, self.recall, self.f1)]
+        at = int(np.argmax(means[2]))
+        precision, recall, f1 = (float(mean[at]) for mean in means)
+        return float(self.thresholds[at]), precision, recall, f1
+
+
+def operating_points(records: DetectionRecords, iou: int = 0) -> OperatingPoints:
+    """Precision, recall and F1 of each class at score thresholds from 0.01 to 0.99.
+
+    Detections in ignore regions count neither way.
+
+    Args:
+        records: of detection.
+        iou: number of the threshold in ``IOU_THRESHOLDS`` from which a detection is right.
+    """
+    thresholds = np.arange(1, 100) / 100
+    positives = records.positives[:, :, 0].sum(0).astype(np.float64)
+    right = records.matched[0, iou] & ~records.ignored[0, iou]
+    counted = ~records.ignored[0, iou]
+    found = np.zeros((2, len(thresholds), len(records.classes)))
+    # A detection stands at all thresholds up to its score. In float32, as the scores are.
+    last = np.searchsorted(thresholds.astype(np.float32), records.scores, side="right")
+    for row, chosen in enumerate((right, counted)):
+        chosen = chosen & (last > 0)
+        np.add.at(found[row], (last[chosen] - 1, records.labels[chosen]), 1)
+    true, reported = found[:, ::-1].cumsum(1)[:, ::-1]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return OperatingPoints(
+            thresholds=thresholds,
+            precision=np.where(reported > 0, true / reported, 1.0),
+            recall=np.where(positives > 0, true / positives, np.nan),
+            f1=np.where(positives > 0, 2 * true / (reported + positives), np.nan),
+        )
+
+
 def save_records(path: Path, records: Records) -> None:
     """Writes one compressed ``.npz`` without pickled objects; replaces the file whole.
 

@@ -193,6 +193,9 @@ def test_eval_verb_scores_a_checkpoint_and_writes_scores_records_and_a_report(
     assert scores == json.loads(json.dumps(expected))
     assert 0 <= scores["segmentation"]["miou"] < 0.5 and math.isfinite(scores["segmentation"]["miou"])
     assert f"{100 * expected['segmentation']['miou']:10.1f}" in printed
+    best = written["best_threshold"]["synthetic/test"]
+    assert f"is highest with a score threshold of {best['score_threshold']:.2f}:" in printed
+    assert 0 < best["f1"] < 1
     assert {name: list(rows) for name, rows in written["corruptions"].items()} == {
         "fog": ["1", "5"],
         "jpeg": ["1", "5"],
@@ -209,8 +212,8 @@ def test_eval_verb_scores_a_checkpoint_and_writes_scores_records_and_a_report(
     assert "http" not in page.replace("http-equiv", ""), "a report needs no other file"
     for heading in ("Detection", "Segmentation", "Classification", "Worst frames", "Robustness", "Cost"):
         assert f"{heading}</h" in page
-    # Precision-recall, IoU, its confusion, three groups, five robustness plots.
-    assert page.count("data:image/png") == 11 and page.count("data:image/jpeg") == 9 + 2
+    # Precision-recall, F1 by threshold, IoU, its confusion, three groups, five robustness plots.
+    assert page.count("data:image/png") == 12 and page.count("data:image/jpeg") == 9 + 2
 
 
 def test_an_interrupted_evaluation_goes_on_and_ends_as_if_it_had_not_been(

@@ -20,6 +20,7 @@ from pvt_mtl_perception.evaluation.records import (
     confusion_matrix,
     labelled_names,
     load_records,
+    operating_points,
     pixel_accuracy,
     save_records,
 )
@@ -69,6 +70,48 @@ def test_ap_of_the_records_is_that_of_pycocotools_and_of_the_metric(seed: int) -
     scores = metric.compute()
     assert np.nanmean(ap[0]) == pytest.approx(scores["ap"], abs=1e-6)
     assert np.nanmean(ap[1]) == pytest.approx(scores["ap_small"], abs=1e-6)
+
+
+@pytest.mark.parametrize(("seed", "iou"), [(0, 0), (1, 5)])
+def test_operating_points_are_those_counted_one_by_one(seed: int, iou: int) -> None:
+    records = detection(seed).records()
+    # Scores that fall on a threshold count at it.
+    records.scores[:40] = np.round(records.scores[:40], 2)
+    points = operating_points(records, iou)
+    for row in (0, 29, 56, 98):
+        for label in range(4):
+            kept = [
+                number
+                for number, score in enumerate(records.scores)
+                if score >= np.float32(points.thresholds[row])
+                and records.labels[number] == label
+                and not records.ignored[0, iou, number]
+            ]
+            true = sum(bool(records.matched[0, iou, number]) for number in kept)
+            boxes = records.positives[:, label, 0].sum()
+            assert points.precision[row, label] == (true / len(kept) if kept else 1.0)
+            assert points.recall[row, label] == true / boxes
+            assert points.f1[row, label] == pytest.approx(2 * true / (len(kept) + boxes))
+    threshold, precision, recall, f1 = points.best()
+    row = int(np.argmax(points.f1.mean(1)))
+    assert threshold == points.thresholds[row] == pytest.approx((row + 1) / 100)
+    assert (precision, recall, f1) == (
+        points.precision[row].mean(),
+        points.recall[row].mean(),
+        points.f1[row].mean(),
+    )
+
+
+def test_a_class_without_boxes_has_no_operating_point() -> None:
+    metric = DetectionMetric(label_set(5))
+    for frame in random_frames(0, images=20):
+        metric.update(*frame)
+    points = operating_points(metric.records())
+    assert np.isnan(points.recall[:, 4]).all() and np.isnan(points.f1[:, 4]).all()
+    assert points.best()[3] == np.nanmean(points.f1, axis=1).max()
+    empty = DetectionMetric(label_set(2))
+    with pytest.raises(ValueError, match="no labelled box"):
+        operating_points(empty.records()).best()
 
 
 def test_ap_of_a_resample_is_that_of_a_data_set_with_the_drawn_images() -> None:
