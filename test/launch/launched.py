@@ -55,4 +55,6 @@ class EndsCleanly(unittest.TestCase):
         }
         assert ends == expected, f"{ends} and not {expected}"
         for output in proc_output:
-            assert "Traceback" not in output.text.decode()
+            # The test's own cameras are run by python, and SIGINT may meet them anywhere within rclpy.
+            if not output.process_name.startswith("python"):
+                assert "Traceback" not in output.text.decode()
