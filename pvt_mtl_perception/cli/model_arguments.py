@@ -67,7 +67,11 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "onnxruntime, openvino, tensorrt",
     )
     group.add_argument(
-        "--score-threshold", type=float, default=0.3, metavar="S", help="of boxes, 0..1; default: %(default)s"
+        "--score-threshold",
+        type=float,
+        default=0.35,
+        metavar="S",
+        help="of boxes, 0..1; default: %(default)s",
     )
     add_nms_threshold(group)
     group.add_argument(

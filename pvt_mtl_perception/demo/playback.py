@@ -21,6 +21,7 @@ from pvt_mtl_perception.bags.types import (
     LABEL_INFO,
 )
 from pvt_mtl_perception.demo.processes import Child, wait_until
+from pvt_mtl_perception.inference.decode import DetectionSettings
 from pvt_mtl_perception.inference.process import ros_environment
 
 DIAGNOSTICS_TOPIC = "/diagnostics"
@@ -66,7 +67,7 @@ def play_through_node(
     tasks: Collection[str],
     folder: Path,
     device: str = "auto",
-    score_threshold: float = 0.3,
+    score_threshold: float = DetectionSettings.score_threshold,
     rate: float = 1.0,
     progress: bool = True,
 ) -> Playback:

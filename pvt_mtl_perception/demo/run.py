@@ -27,13 +27,14 @@ from pvt_mtl_perception.demo.measurement import (
 from pvt_mtl_perception.demo.playback import Playback, play_through_node
 from pvt_mtl_perception.demo.processes import ChildError
 from pvt_mtl_perception.demo.summary import Moment, write_summary
+from pvt_mtl_perception.inference.decode import DetectionSettings
 from pvt_mtl_perception.inference.render import draw_overlay
 from pvt_mtl_perception.inference.video import VideoWriter
 from pvt_mtl_perception.labels import TaskLabels
 from pvt_mtl_perception.model.checkpoint import load_checkpoint
 from pvt_mtl_perception.result import Detections, Result
 
-SHOWN_SCORE = 0.3
+SHOWN_SCORE = DetectionSettings.score_threshold
 """Boxes with a lower score are in no picture."""
 
 SCORED_SCORE = 0.05

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from pvt_mtl_perception.data.mixture import SampleSource
 from pvt_mtl_perception.data.sample import Sample
 from pvt_mtl_perception.evaluation.records import Records, boundary_f_of, iou_of
+from pvt_mtl_perception.inference.decode import DetectionSettings
 from pvt_mtl_perception.inference.predictor import Predictor
 from pvt_mtl_perception.inference.render import draw_overlay
 from pvt_mtl_perception.labels import TaskLabels
@@ -17,7 +18,7 @@ from pvt_mtl_perception.result import Classification, Detections, Result, Segmen
 
 Image = npt.NDArray[np.uint8]
 
-SCORE_THRESHOLD = 0.3
+SCORE_THRESHOLD = DetectionSettings.score_threshold
 """Of the boxes that are drawn, and that count for the choice of frames: that of use."""
 
 

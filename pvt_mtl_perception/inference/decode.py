@@ -43,7 +43,7 @@ class DetectionSettings:
         ValueError: when a value is out of its range, naming it.
     """
 
-    score_threshold: float = 0.3
+    score_threshold: float = 0.35
     nms_threshold: float = 0.5
     max_detections: int = 100
 

@@ -175,7 +175,7 @@ class Settings:
         "startup",
     )
     score_threshold: float = _parameter(
-        0.3, "Boxes with a lower score are left out.", "live", minimum=0.0, maximum=1.0
+        0.35, "Boxes with a lower score are left out.", "live", minimum=0.0, maximum=1.0
     )
     nms_threshold: float = _parameter(
         0.5,

@@ -311,7 +311,7 @@ def test_a_part_of_another_run_is_refused(tmp_path: Path, predictor: Predictor) 
     part.mkdir()
     (part / "run.json").write_text('{"score_threshold": "0.9"}')
     with pytest.raises(
-        ValueError, match=r"results\.part is part of a run with score_threshold '0\.9', not '0\.3'"
+        ValueError, match=r"results\.part is part of a run with score_threshold '0\.9', not '0\.35'"
     ):
         predict_bag(source, tmp_path / "results", predictor, progress=False)
 

@@ -108,7 +108,7 @@ def test_predict_refuses_to_mix_settings(
     assert main(command) == 0
     assert sorted(path.name for path in out.iterdir()) == ["results.jsonl", "run.json"]
     assert main([*command, "--score-threshold", "0.5"]) == 2
-    assert "holds results with score_threshold '0.3', not '0.5'" in capsys.readouterr().err
+    assert "holds results with score_threshold '0.35', not '0.5'" in capsys.readouterr().err
 
 
 def test_predict_a_video(tmp_path: Path, checkpoint: Path, predictor: Predictor) -> None:

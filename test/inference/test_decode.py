@@ -116,7 +116,7 @@ def test_detections_have_the_documented_types_and_order() -> None:
     assert (found.boxes.dtype, found.scores.dtype, found.labels.dtype) == (np.float32, np.float32, np.int64)
     assert found.boxes.shape == (len(found), 4)
     assert (np.diff(found.scores) <= 0).all()
-    assert found.scores.min() >= 0.3
+    assert found.scores.min() >= 0.35
     assert (found.boxes[:, :2] >= 0).all()
     assert (found.boxes[:, 2:] <= (1920, 1080)).all()
     assert (found.boxes[:, 2:] > found.boxes[:, :2]).all()

@@ -29,7 +29,7 @@ class TestLaunchedNode(unittest.TestCase):
         message = client.listen(Detection2DArray, "/robot/front/detections").first(START_TIMEOUT)
         assert message.header.frame_id == "/sensing/front/image_raw optical"
         assert client.get_parameter("device") == "cpu"
-        assert client.get_parameter("score_threshold") == 0.3
+        assert client.get_parameter("score_threshold") == 0.35
 
 
 class TestEnd(launched.EndsCleanly):

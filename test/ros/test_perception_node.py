@@ -187,12 +187,12 @@ def test_a_threshold_changes_live_and_an_empty_result_is_published(client: RosCl
         assert client.set_parameter("score_threshold", 1.0) == ""
         empty = detections.wait_for(lambda message: not message.detections)
         assert empty.header.frame_id == "image optical"
-        assert client.set_parameter("score_threshold", 0.3) == ""
+        assert client.set_parameter("score_threshold", 0.35) == ""
         detections.wait_for(lambda message: message.detections)
         assert client.set_parameter("max_detections", 2) == ""
         detections.wait_for(lambda message: len(message.detections) == 2)
     finally:
-        client.set_parameter("score_threshold", 0.3)
+        client.set_parameter("score_threshold", 0.35)
         client.set_parameter("max_detections", 100)
         client.forget(detections)
 
@@ -353,7 +353,7 @@ def test_a_parameter_of_a_type_that_ros_lacks_is_refused_and_survived(client: Ro
     answer = client.call(SetParameters, "set_parameters", SetParameters.Request(parameters=[wrong]))
     assert not answer.results
     node.wait_for(r"set_parameters refused in state active: 99 is not a valid", TIMEOUT)
-    assert client.get_parameter("score_threshold") == 0.3
+    assert client.get_parameter("score_threshold") == 0.35
 
 
 def test_a_silent_camera_is_noticed_and_so_is_its_return(
