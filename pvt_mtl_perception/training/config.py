@@ -147,7 +147,8 @@ class TrainingConfig:
             the mean of the parts' losses, which are normalised by each part's own labelled images, pixels and
             positives: it is that of the whole batch where all parts have as many of these.
         label_smoothing: of the classification.
-        segmentation_class_weights: ``inverse_log`` lets rare classes count more (see ``class_weights``).
+        segmentation_class_weights: ``inverse_log`` lets rare classes count more (see ``class_weights``). The
+            mask then claims more pixels for them than they have: ``benchmarks/class_weights.py``.
         pretrained: weights for the backbone: ``timm`` (fetched by timm), ``hf-hub:owner/name``,
             ``hf://owner/name``, or a .safetensors or .pth file; ``$NAME`` stands for an environment variable.
         initial_weights: checkpoint to begin with, a path or ``hf://owner/name``; ``$NAME`` stands for an
