@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from pvt_mtl_perception.evaluation.passes import FinishedPasses
     from pvt_mtl_perception.evaluation.run import Evaluated
     from pvt_mtl_perception.inference.predictor import Predictor
+    from pvt_mtl_perception.labels import LabelSet
     from pvt_mtl_perception.training.distributed import Processes
 
 SUMMARY = "score a checkpoint on data sets, measure its cost, write a report"
@@ -176,7 +176,7 @@ def _evaluate(args: argparse.Namespace, device: str, processes: Processes) -> in
         input_size=args.input_size,
         nms_threshold=args.nms_threshold,
     )
-    finished = _finished_passes(args, predictor, sources, processes) if args.out else None
+    finished = _finished_passes(args, predictor, sources, taxonomy, processes) if args.out else None
     scored: dict[str, Evaluated] = {}
     for name, source in named_sources(sources).items():
         one = evaluate_source(
@@ -218,6 +218,7 @@ def _finished_passes(
     args: argparse.Namespace,
     predictor: Predictor,
     sources: Sequence[SourceConfig],
+    taxonomy: LabelSet | None,
     processes: Processes,
 ) -> FinishedPasses:
     """Those of an evaluation like this one that was interrupted; what is done now is kept there, too."""
@@ -232,14 +233,16 @@ def _finished_passes(
         "taxonomy": args.taxonomy,
         "input_size": [size.height, size.width],
         "precision": predictor.precision,
+        "nms_threshold": predictor.nms_threshold,
     }
     settings = {
         **description,
         "sha256": checkpoint_digest(resolve_checkpoint(args.checkpoint)),
         "version": __version__,
-        "sources": [dataclasses.asdict(source) for source in sources],
+        # What $NAME stands for now.
+        "sources": [os.path.expandvars(str(source)) for source in sources],
+        "taxonomy": str(taxonomy),
         "backend": predictor.backend,
-        "nms_threshold": predictor.nms_threshold,
         "device": predictor.device.type,
     }
     finished = FinishedPasses(
@@ -307,7 +310,6 @@ def _write(
     (out / "report.html").unlink(missing_ok=True)
     with replaced(out / "scores.json") as temporary:
         temporary.write_text(json.dumps(report, indent=2) + "\n")
-    finished.move_records()
     if "corruptions" in report:
         first = next(iter(scored.values()))
         examples = corruption_examples(first.data[0].image, report["corruptions"])
@@ -319,4 +321,4 @@ def _write(
     if report["taxonomy"]:
         subtitle += f"; segmentation scored in {report['taxonomy']}"
     write_report(out / "report.html", predictor.model_name, subtitle, sections)
-    finished.remove()
+    finished.finish()

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pvt_mtl_perception.evaluation.records import Records, load_records, save_records
-from pvt_mtl_perception.paths import replaced
+from pvt_mtl_perception.paths import read_json, replaced
 
-FOLDER = "unfinished"
+FOLDER = "eval_unfinished"
 """In the output folder, from the first finished pass until everything is written."""
 
 
@@ -38,7 +38,7 @@ class Pass(NamedTuple):
 
 @dataclass(frozen=True)
 class Scored:
-    """What a pass gave.
+    """What a pass gave; both empty in a process of several that does not lead.
 
     Attributes:
         scores: from ``Metrics.scores``.
@@ -54,10 +54,13 @@ class FinishedPasses:
 
     Args:
         out: the evaluation's output folder, which exists.
-        settings: plain data on everything that scores depend on. Passes of other settings are removed.
+        settings: plain data on everything that scores depend on, but for the images themselves.
         description: plain data on where the records come from, beside the pass.
         leads: whether this process reads and writes; the others are only told what there is.
         agree: of each process's flag, whether any process raised it; called by all of them in turn.
+
+    Raises:
+        ValueError: when the folder holds passes under other settings, naming them, or a damaged list.
     """
 
     def __init__(
@@ -74,34 +77,53 @@ class FinishedPasses:
         self._description = dict(description)
         self._leads = leads
         self._agree = agree
-        self._scores: dict[str, dict[str, Any]] = {}
-        if leads:
-            self._scores = self._read()
+        self._used: list[Pass] = []
+        self._scores: dict[str, dict[str, Any]] = self._read() if leads else {}
 
     def _read(self) -> dict[str, dict[str, Any]]:
-        try:
-            content = json.loads((self.folder / "scores.json").read_text())
-            if content["settings"] == self._settings:
-                return dict(content["scores"])
-        except (FileNotFoundError, json.JSONDecodeError, KeyError):
-            pass
-        shutil.rmtree(self.folder, ignore_errors=True)
-        return {}
+        path = self.folder / "scores.json"
+        if not path.is_file():
+            return {}
+        anew = f"remove {self.folder} to begin anew"
+        content = read_json(path)
+        if not isinstance(content, dict) or not all(
+            isinstance(content.get(key), dict) for key in ("settings", "scores")
+        ):
+            raise ValueError(f"{path} is no list of finished passes; {anew}")
+        stored = content["settings"]
+        for key in sorted(self._settings.keys() | stored.keys()):
+            before, now = stored.get(key), self._settings.get(key)
+            if before != now:
+                raise ValueError(
+                    f"{self.folder} holds passes of an unfinished evaluation with {key} {before!r}, not "
+                    f"{now!r}: continue with that, or {anew}"
+                )
+        return dict(content["scores"])
 
     def __len__(self) -> int:
         return len(self._scores)
 
-    def find(self, one: Pass) -> Scored | None:
-        """A finished pass; None where it is to be done. The scores are empty in a process that does not lead.
+    def find(self, one: Pass, images: int) -> Scored | None:
+        """A finished pass; None where it is to be done, also where its file is damaged or of other images.
 
-        Raises:
-            ValueError: for damaged records, naming the file.
+        Args:
+            one: which.
+            images: how many the source has.
         """
-        if not self._agree(one.stem in self._scores):
+        found = self._load(one, images) if self._leads else None
+        if not self._agree(found is not None):
             return None
-        if not self._leads:
-            return Scored({}, Records(()))
-        return Scored(self._scores[one.stem], load_records(self.folder / f"{one.stem}.npz"))
+        self._used.append(one)
+        return found or Scored({}, Records(()))
+
+    def _load(self, one: Pass, images: int) -> Scored | None:
+        if one.stem not in self._scores:
+            return None
+        try:
+            records = load_records(self.folder / f"{one.stem}.npz")
+        except (FileNotFoundError, ValueError):
+            return None
+        return Scored(self._scores[one.stem], records) if len(records) == images else None
 
     def add(self, one: Pass, scored: Scored) -> None:
         """Keeps a pass that was done just now.
@@ -109,6 +131,7 @@ class FinishedPasses:
         Raises:
             OSError: from the file system.
         """
+        self._used.append(one)
         if not self._leads:
             return
         self.folder.mkdir(exist_ok=True)
@@ -119,11 +142,12 @@ class FinishedPasses:
         with replaced(self.folder / "scores.json") as temporary:
             temporary.write_text(json.dumps({"settings": self._settings, "scores": self._scores}) + "\n")
 
-    def move_records(self) -> None:
-        """The records of all passes take the place of earlier ones in the output folder."""
-        for path in self.folder.glob("*.npz"):
-            path.replace(self.out / path.name)
+    def finish(self) -> None:
+        """Everything else is written: the records take their places, and nothing is to be gone on with.
 
-    def remove(self) -> None:
-        """Everything is written: nothing is to be gone on with."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        Raises:
+            FileNotFoundError: when another process has taken a file away.
+        """
+        for one in self._used:
+            (self.folder / f"{one.stem}.npz").replace(self.out / f"{one.stem}.npz")
+        shutil.rmtree(self.folder)

@@ -95,7 +95,8 @@ def plot_operating_points(records: DetectionRecords) -> bytes:
     there = boxes > 0
     for name in ("precision", "recall", "f1"):
         label = {"f1": "F1"}.get(name, name)
-        means.plot(points.thresholds, getattr(points, name)[:, there].mean(1), label=label)
+        known = np.ma.masked_invalid(getattr(points, name)[:, there])
+        means.plot(points.thresholds, known.mean(1), label=label)
     shown = [label for label in np.argsort(-boxes, kind="stable") if boxes[label]][:_MOST_CURVES]
     for number, label in enumerate(shown):
         curve = points.f1[:, label]

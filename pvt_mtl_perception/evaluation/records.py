@@ -271,7 +271,7 @@ class OperatingPoints:
 
     Attributes:
         thresholds: float64 (S,), rising, 0..1.
-        precision: float64 (S, C), share of the detections that have a labelled box; 1 where there are none.
+        precision: float64 (S, C), share of the detections that have a labelled box; NaN where there are none.
         recall: float64 (S, C), share of the labelled boxes that are found; NaN for a class without any.
         f1: float64 (S, C), harmonic mean of both (van Rijsbergen 1979); NaN for a class without boxes.
     """
@@ -284,16 +284,25 @@ class OperatingPoints:
     def best(self) -> tuple[float, float, float, float]:
         """The threshold of the highest F1, then precision, recall and F1: means over the classes with boxes.
 
+        Of thresholds with the same F1 it is the highest. Precision is the mean over those of the classes that
+        have detections.
+
         Raises:
             ValueError: when no class has a box.
         """
         there = ~np.isnan(self.recall[0])
         if not there.any():
             raise ValueError("there is no labelled box")
-        means = [part[:, there].mean(1) for part in (self.precision, self.recall, self.f1)]
-        at = int(np.argmax(means[2]))
-        precision, recall, f1 = (float(mean[at]) for mean in means)
-        return float(self.thresholds[at]), precision, recall, f1
+        f1 = self.f1[:, there].mean(1)
+        at = len(f1) - 1 - int(np.argmax(f1[::-1]))
+        precision = self.precision[at, there]
+        reported = ~np.isnan(precision)
+        return (
+            float(self.thresholds[at]),
+            float(precision[reported].mean()) if reported.any() else 0.0,
+            float(self.recall[at, there].mean()),
+            float(f1[at]),
+        )
 
 
 def operating_points(records: DetectionRecords, iou: int = 0) -> OperatingPoints:
@@ -319,7 +328,7 @@ def operating_points(records: DetectionRecords, iou: int = 0) -> OperatingPoints
     with np.errstate(invalid="ignore", divide="ignore"):
         return OperatingPoints(
             thresholds=thresholds,
-            precision=np.where(reported > 0, true / reported, 1.0),
+            precision=np.where(reported > 0, true / reported, np.nan),
             recall=np.where(positives > 0, true / positives, np.nan),
             f1=np.where(positives > 0, 2 * true / (reported + positives), np.nan),
         )

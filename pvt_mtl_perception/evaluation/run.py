@@ -10,6 +10,7 @@ from pvt_mtl_perception.data.sources import SourceConfig, open_source
 from pvt_mtl_perception.evaluation.corruptions import CorruptedSource
 from pvt_mtl_perception.evaluation.evaluator import measure
 from pvt_mtl_perception.evaluation.passes import FinishedPasses, Pass, Scored
+from pvt_mtl_perception.evaluation.records import Records
 from pvt_mtl_perception.inference.predictor import Predictor
 from pvt_mtl_perception.labels import LabelSet, TaskLabels, available_label_sets, load_label_set
 
@@ -94,10 +95,11 @@ def evaluate_source(
     scored_in = taxonomy or own_taxonomy(source, data.labels)
 
     def measured(one: Pass, images: SampleSource) -> Scored:
-        found = finished.find(one) if finished is not None else None
+        found = finished.find(one, len(images)) if finished is not None else None
         if found is None:
             metrics = measure(predictor, images, scored_in, batch_size, rank == 0, rank, world_size)
-            found = Scored(metrics.scores(), metrics.records())
+            leads = rank == 0
+            found = Scored(metrics.scores(), metrics.records()) if leads else Scored({}, Records(()))
             if finished is not None:
                 finished.add(one, found)
         return found

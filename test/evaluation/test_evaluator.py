@@ -30,6 +30,7 @@ from pvt_mtl_perception.labels import load_label_set
 from pvt_mtl_perception.model.checkpoint import TaskLabels
 from pvt_mtl_perception.paths import share_directory
 from pvt_mtl_perception.result import Classification, Detections, Result, Segmentation
+from pvt_mtl_perception.training.distributed import alone
 
 LABELS = TaskLabels(
     classification={group: load_label_set(name) for group, name in CLASSIFICATION_GROUPS.items()},
@@ -235,7 +236,7 @@ def test_an_interrupted_evaluation_goes_on_and_ends_as_if_it_had_not_been(
     out = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
         verb.run(arguments(*words, "--out", str(out)))
-    assert sorted(path.name for path in (out / "unfinished").iterdir()) == [
+    assert sorted(path.name for path in (out / "eval_unfinished").iterdir()) == [
         "scores.json",
         "synthetic_test.npz",
         "synthetic_test_fog_2.npz",
@@ -243,7 +244,7 @@ def test_an_interrupted_evaluation_goes_on_and_ends_as_if_it_had_not_been(
     capsys.readouterr()
     assert verb.run(arguments(*words, "--out", str(out))) == 0
     assert len(passes) == 4
-    assert f"going on with what {out / 'unfinished'} holds: 2 passes" in capsys.readouterr().out
+    assert f"going on with what {out / 'eval_unfinished'} holds: 2 passes" in capsys.readouterr().out
     files = sorted(path.name for path in out.iterdir())
     assert files == sorted(path.name for path in (tmp_path / "whole").iterdir())
     for name in files:
@@ -251,29 +252,41 @@ def test_an_interrupted_evaluation_goes_on_and_ends_as_if_it_had_not_been(
             assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-def test_passes_of_other_settings_are_done_again(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_evaluation_with_other_settings_does_not_go_on_with_the_passes(
+    checkpoint: Path, tmp_path: Path
 ) -> None:
-    words = [str(checkpoint), "--data", "synthetic", "--frames", "1", "--device", "cpu", "--out"]
-    kept = FinishedPasses(tmp_path, {"another": 1}, {})
+    words = [str(checkpoint), "--data", "synthetic", "--frames", "1", "--device", "cpu"]
+    given = arguments(*words, "--out", str(tmp_path))
+    predictor = Predictor(checkpoint, "cpu")
+    kept = verb._finished_passes(given, predictor, verb._sources(given), None, alone())
     kept.add(Pass("synthetic/test"), Scored({"images": 99}, Records(("a",))))
-    assert len(FinishedPasses(tmp_path, {"another": 1}, {})) == 1
-    assert verb.run(arguments(*words, str(tmp_path))) == 0
-    assert json.loads((tmp_path / "scores.json").read_text())["sources"]["synthetic/test"]["images"] == 1
-    assert not (tmp_path / "unfinished").exists()
+    with pytest.raises(
+        ValueError, match=r"eval_unfinished holds passes .* nms_threshold 0\.5, not 0\.7: cont"
+    ):
+        verb.run(arguments(*words, "--nms-threshold", "0.7", "--out", str(tmp_path)))
+    with pytest.raises(ValueError, match=r"holds passes .* sources \[.*frames=1.*\], not \[.*frames=2"):
+        verb.run(arguments(*words[:-3], "2", *words[-2:], "--out", str(tmp_path)))
+    (tmp_path / "eval_unfinished" / "scores.json").write_text("[]")
+    with pytest.raises(
+        ValueError, match=r"scores\.json is no list of finished passes; remove .* to begin anew"
+    ):
+        verb.run(given)
 
 
-def test_processes_that_do_not_lead_are_told_what_is_done(tmp_path: Path) -> None:
-    leader = FinishedPasses(tmp_path, {}, {"checkpoint": "a"})
+def test_a_pass_whose_file_is_damaged_or_of_other_images_is_done_again(tmp_path: Path) -> None:
+    kept = FinishedPasses(tmp_path, {}, {"checkpoint": "a"})
     one, other = Pass("camvid/val"), Pass("camvid/val", "fog", 3)
-    leader.add(one, Scored({"images": 1}, Records(("a",))))
-    found = leader.find(one)
+    kept.add(one, Scored({"images": 1}, Records(("a",))))
+    again = FinishedPasses(tmp_path, {}, {})
+    found = again.find(one, 1)
     assert found is not None and found.scores == {"images": 1}
     assert found.records.description == {"checkpoint": "a", "source": "camvid/val"}
-    assert leader.find(other) is None
-    follower = FinishedPasses(tmp_path, {}, {}, leads=False, agree=lambda flag: True)
-    follower.add(other, Scored({"images": 5}, Records(("a",))))
-    assert follower.find(one) is not None and leader.find(other) is None
+    assert again.find(other, 1) is None and again.find(one, 2) is None
+    path = tmp_path / "eval_unfinished" / "camvid_val.npz"
+    path.write_bytes(path.read_bytes()[:100])
+    assert again.find(one, 1) is None
+    path.unlink()
+    assert again.find(one, 1) is None
 
 
 def test_an_old_report_does_not_stand_beside_new_scores(
@@ -288,6 +301,13 @@ def test_an_old_report_does_not_stand_beside_new_scores(
     with pytest.raises(KeyboardInterrupt):
         verb.run(arguments(*words, "--out", str(tmp_path)))
     assert (tmp_path / "scores.json").is_file() and not (tmp_path / "report.html").exists()
+    monkeypatch.undo()
+    assert verb.run(arguments(*words, "--out", str(tmp_path))) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "report.html",
+        "scores.json",
+        "synthetic_test.npz",
+    ]
 
 
 def test_eval_verb_scores_the_sources_of_a_training_configuration(
@@ -348,10 +368,24 @@ def test_a_folder_that_cannot_be_is_said_before_anything_is_scored(
     assert capsys.readouterr().out == ""
 
 
-def test_two_processes_score_as_one(checkpoint: Path, tmp_path: Path) -> None:
-    alone, together = tmp_path / "alone", tmp_path / "together"
+def test_two_processes_score_as_one_and_go_on_with_what_one_has_done(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one_process, together = tmp_path / "alone", tmp_path / "together"
     words = [str(checkpoint), "--data", "synthetic", "--frames", "5", "--batch-size", "1", "--device", "cpu"]
-    assert verb.run(arguments(*words, "--out", str(alone))) == 0
+    words += ["--corruptions", "noise", "--strengths", "1", "2"]
+    assert verb.run(arguments(*words, "--out", str(one_process))) == 0
+    passes: list[int] = []
+
+    def interrupted_in_the_second(*given: Any, **named: Any) -> Any:
+        passes.append(1)
+        if len(passes) == 2:
+            raise KeyboardInterrupt
+        return measure(*given, **named)
+
+    monkeypatch.setattr("pvt_mtl_perception.evaluation.run.measure", interrupted_in_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        verb.run(arguments(*words, "--out", str(together)))
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     subprocess.run(
         [sys.executable, *launch, "-m", "pvt_mtl_perception.cli", "eval", *words, "--out", str(together)],
@@ -360,8 +394,10 @@ def test_two_processes_score_as_one(checkpoint: Path, tmp_path: Path) -> None:
         env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
         timeout=300,
     )
-    assert (alone / "scores.json").read_text() == (together / "scores.json").read_text()
-    one, other = (load_records(out / "synthetic_test.npz") for out in (alone, together))
-    assert one.names == other.names
-    np.testing.assert_array_equal(one.detection.matched, other.detection.matched)
-    np.testing.assert_array_equal(one.segmentation.counts, other.segmentation.counts)
+    assert (one_process / "scores.json").read_text() == (together / "scores.json").read_text()
+    assert not (together / "eval_unfinished").exists()
+    for name in ("synthetic_test.npz", "synthetic_test_noise_2.npz"):
+        one, other = (load_records(out / name) for out in (one_process, together))
+        assert one.names == other.names
+        np.testing.assert_array_equal(one.detection.matched, other.detection.matched)
+        np.testing.assert_array_equal(one.segmentation.counts, other.segmentation.counts)

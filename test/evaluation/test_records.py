@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from random_detections import by_pycocotools, label_set, random_frames
+from random_detections import IMAGE, by_pycocotools, detected, label_set, random_frames
 
 from pvt_mtl_perception.data.sample import Sample
 from pvt_mtl_perception.evaluation.metrics import ClassificationMetric, DetectionMetric, SegmentationMetric
@@ -89,17 +89,28 @@ def test_operating_points_are_those_counted_one_by_one(seed: int, iou: int) -> N
             ]
             true = sum(bool(records.matched[0, iou, number]) for number in kept)
             boxes = records.positives[:, label, 0].sum()
-            assert points.precision[row, label] == (true / len(kept) if kept else 1.0)
+            expected = true / len(kept) if kept else np.nan
+            np.testing.assert_equal(points.precision[row, label], expected)
             assert points.recall[row, label] == true / boxes
             assert points.f1[row, label] == pytest.approx(2 * true / (len(kept) + boxes))
     threshold, precision, recall, f1 = points.best()
     row = int(np.argmax(points.f1.mean(1)))
     assert threshold == points.thresholds[row] == pytest.approx((row + 1) / 100)
-    assert (precision, recall, f1) == (
-        points.precision[row].mean(),
-        points.recall[row].mean(),
-        points.f1[row].mean(),
+    assert precision == pytest.approx(np.nanmean(points.precision[row]))
+    assert (recall, f1) == pytest.approx((points.recall[row].mean(), points.f1[row].mean()))
+
+
+def test_a_class_that_is_never_detected_does_not_raise_precision_and_ties_go_to_the_top() -> None:
+    metric = DetectionMetric(label_set(2))
+    boxes = np.array([[0, 0, 50, 50], [100, 100, 150, 150]], np.float32)
+    truth = Sample(
+        IMAGE, boxes=boxes, box_labels=np.array([0, 1]), box_classes=(0, 1), ignore_boxes=boxes[:0], name="a"
     )
+    found = np.concatenate([boxes[:1], boxes[:1] + 200])
+    metric.update(detected(found, np.array([0.8, 0.4]), np.array([0, 0])), truth)
+    points = operating_points(metric.records())
+    assert points.precision[9, 0] == 0.5 and np.isnan(points.precision[:, 1]).all()
+    assert points.best() == (0.8, 1.0, 0.5, 0.5)
 
 
 def test_a_class_without_boxes_has_no_operating_point() -> None:

@@ -132,7 +132,7 @@ def _all_together(results: StudyResults, compared: Sequence[Compared]) -> str:
     if not shown:
         return ""
     together = f" Over all {len(claims)} primary differences at once"
-    seeds = min(len(claim.comparison.first) for _, claim in claims)
+    seeds = max(len(claim.comparison.first) for _, claim in claims)
     if smallest_p(seeds) * len(claims) >= plan.alpha:
         needed = next(n for n in itertools.count(seeds) if smallest_p(n) * len(claims) < plan.alpha)
         return f"{together} {seeds} seeds can show nothing, whatever the difference: that takes {needed}."
