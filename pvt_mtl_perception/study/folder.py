@@ -16,6 +16,9 @@ from pvt_mtl_perception.paths import replaced
 
 State = Literal["done", "running", "failed", "waiting"]
 
+NMS_THRESHOLD = 0.6
+"""Of all scores of studies, whatever it is elsewhere: jobs that were scored years apart can be compared."""
+
 STUDY_VARIABLE = "PVT_MTL_STUDY"
 """Environment variable of a job's process: the study's folder, wherever it lies."""
 

@@ -242,13 +242,17 @@ def outdated(result: Mapping[str, Any], job: Job) -> list[str]:
     return sorted(
         key
         for key, value in result["config"].items()
-        if key in current and key not in free and not _equal_where_known(value, current[key])
+        if key in current and key not in free and not _equal_where_known(value, current[key], key)
     )
 
 
-def _equal_where_known(stored: Any, current: Any) -> bool:
-    if isinstance(stored, dict) and isinstance(current, dict):
-        return all(k in current and _equal_where_known(v, current[k]) for k, v in stored.items())
+_OWN_KEYS = ("options", "weights", "label_sets", "classification_labels")
+"""Dictionaries whose keys are the user's: one more is no key of a later version."""
+
+
+def _equal_where_known(stored: Any, current: Any, name: str = "") -> bool:
+    if isinstance(stored, dict) and isinstance(current, dict) and name not in _OWN_KEYS:
+        return all(k in current and _equal_where_known(v, current[k], k) for k, v in stored.items())
     if isinstance(stored, list) and isinstance(current, list):
         pairs = zip(stored, current, strict=False)
         return len(stored) == len(current) and all(_equal_where_known(a, b) for a, b in pairs)

@@ -21,7 +21,7 @@ from pvt_mtl_perception.evaluation.evaluator import measure
 from pvt_mtl_perception.evaluation.run import own_taxonomy, with_mappings
 from pvt_mtl_perception.inference.predictor import Predictor
 from pvt_mtl_perception.study.config import StudyConfig
-from pvt_mtl_perception.study.folder import STUDY_VARIABLE, JobFolder, write_atomically
+from pvt_mtl_perception.study.folder import NMS_THRESHOLD, STUDY_VARIABLE, JobFolder, write_atomically
 from pvt_mtl_perception.study.jobs import Job, job_folder
 from pvt_mtl_perception.study.runner import end_time, terminate_as_interrupt
 
@@ -228,7 +228,8 @@ def _measure_job(scores: _Scores, device: str) -> Iterator[tuple[Pass, dict[str,
     """The passes that are missing, but for sources that are optional and absent."""
     if not scores.missing:
         return
-    predictor = Predictor(scores.folder.path / "model.safetensors", device=device)
+    weights = scores.folder.path / "model.safetensors"
+    predictor = Predictor(weights, device=device, nms_threshold=NMS_THRESHOLD)
     frames = scores.conditions.frames
     for name, source in scores.sources.items():
         passes = [one for one in scores.missing if one[0] == name]

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pvt_mtl_perception.inference.process import end_with_parent, prepare_process
-from pvt_mtl_perception.study.folder import JobFolder, write_atomically
+from pvt_mtl_perception.study.folder import NMS_THRESHOLD, JobFolder, write_atomically
 
 if TYPE_CHECKING:
     from pvt_mtl_perception.data.sources import SourceConfig
@@ -93,7 +93,7 @@ def _score(
     from pvt_mtl_perception.evaluation.run import evaluate_source
     from pvt_mtl_perception.inference.predictor import Predictor
 
-    predictor = Predictor(checkpoint, device=device)
+    predictor = Predictor(checkpoint, device=device, nms_threshold=NMS_THRESHOLD)
     scores = {}
     for name, source in named_sources(sources).items():
         evaluated = evaluate_source(predictor, source)

@@ -23,7 +23,7 @@ from pvt_mtl_perception.evaluation.records import load_records
 from pvt_mtl_perception.evaluation.run import evaluate_source
 from pvt_mtl_perception.inference.predictor import Predictor
 from pvt_mtl_perception.study.config import load_study
-from pvt_mtl_perception.study.folder import JobFolder
+from pvt_mtl_perception.study.folder import NMS_THRESHOLD, JobFolder
 from pvt_mtl_perception.study.jobs import study_jobs
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -119,7 +119,7 @@ def test_robustness_is_what_an_evaluation_gives_and_stands_in_the_report(
     path, out, _ = finished
     job = next(job for job in study_jobs(load_study(path), path) if job.id == JOB)
     folder = JobFolder(out / "jobs" / job.id)
-    predictor = Predictor(folder.path / "model.safetensors", device="cpu")
+    predictor = Predictor(folder.path / "model.safetensors", device="cpu", nms_threshold=NMS_THRESHOLD)
     evaluated = evaluate_source(predictor, job.config.evaluate[0], corruptions=["noise"], strengths=[1, 2])
     assert evaluated is not None
     stored = scores_of(out)

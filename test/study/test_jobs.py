@@ -243,6 +243,11 @@ def test_a_finished_job_of_another_configuration_is_told(tmp_path: Path) -> None
     # A key of a later version, everywhere in the tree, changes nothing.
     del result["config"]["label_smoothing"], result["config"]["train"][0]["limit"]
     assert outdated(result, job) == []
+    # One that the user adds to a dictionary of his own does.
+    balancing = dataclasses.replace(job.config.balancing, method="a:b", options={"power": 2.0})
+    other = dataclasses.replace(job, config=dataclasses.replace(job.config, balancing=balancing))
+    result["config"]["balancing"]["method"] = "a:b"
+    assert outdated(result, other) == ["balancing"]
 
 
 def test_one_process_has_a_job_and_the_next_may_have_it_when_that_one_is_killed(tmp_path: Path) -> None:

@@ -66,6 +66,13 @@ def test_too_few_seeds_for_all_are_told_with_how_many_it_takes() -> None:
     )
 
 
+def test_a_comparison_with_few_seeds_so_far_does_not_hide_what_the_others_show() -> None:
+    done, begun = ({name: spread(seeds) for name in NAMES.values()} for seeds in (10, 4))
+    assert told(compared("one", done), compared("another", begun)) == (
+        " Over all 6 primary differences at once, all 3 that are shown would still be."
+    )
+
+
 def test_that_one_family_would_show_all_of_them_is_told() -> None:
     strong = {name: spread(10) for name in NAMES.values()}
     assert told(compared("one", strong), compared("another", strong)) == (

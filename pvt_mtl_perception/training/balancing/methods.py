@@ -68,7 +68,7 @@ def make_balancer(config: BalancingConfig, network: MultiTaskNetwork, seed: int 
     check_tasks(config.weights, tasks)
     division = divide_parameters(network)
     if config.is_own:
-        return own_balancer(config.method, config.options, tasks, division)
+        return own_balancer(config.method, config.options, tasks, division, seed)
     match config.method:
         case "equal" | "fixed":
             return FixedBalancer(tasks, division, config.weights)

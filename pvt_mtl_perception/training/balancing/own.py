@@ -16,7 +16,7 @@ from pvt_mtl_perception.training.balancing.gradients import GradientBalancer, We
 
 
 def own_balancer(
-    name: str, options: Mapping[str, Any], tasks: tuple[str, ...], division: Division
+    name: str, options: Mapping[str, Any], tasks: tuple[str, ...], division: Division, seed: int
 ) -> Balancer:
     """The balancer that a module of the user's makes.
 
@@ -26,6 +26,7 @@ def own_balancer(
         options: keyword arguments.
         tasks: of the network, in order.
         division: of its parameters.
+        seed: the run's; given as ``seed`` where that is a parameter and no option.
 
     Raises:
         ValueError: when there is no such module or attribute, when it does not take the options, and when
@@ -41,15 +42,26 @@ def own_balancer(
         raise ValueError(
             f"{where}: no module {error.name}; it must be installed, or lie in a folder of PYTHONPATH"
         ) from None
+    except TypeError as error:
+        raise ValueError(f"{where}: the module's name is to be absolute: {error}") from None
     made_by = getattr(module, attribute, None)
     if not callable(made_by):
-        raise ValueError(f"{where}: {module.__file__ or module_name} has no class or function {attribute!r}")
+        found_in = getattr(module, "__file__", None) or module_name
+        raise ValueError(f"{where}: {found_in} has no class or function {attribute!r}")
     is_balancer = isinstance(made_by, type) and issubclass(made_by, Balancer)
     given = (tasks, division) if is_balancer else ()
     try:
-        inspect.signature(made_by).bind(*given, **options)
-    except TypeError as error:
-        raise ValueError(f"{where} does not take balancing.options {dict(options)}: {error}") from None
+        signature = inspect.signature(made_by)
+        if "seed" in signature.parameters:
+            options = {"seed": seed, **options}
+        signature.bind(*given, **options)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{where} does not take balancing.options {dict(options)}: {error}. A class, or a function that "
+            "returns the weighting, is to be named"
+        ) from None
+    if inspect.isabstract(made_by):
+        raise ValueError(f"{where} lacks {', '.join(sorted(made_by.__abstractmethods__))}")
     made = made_by(*given, **options)
     if isinstance(made, Balancer):
         return made

@@ -40,6 +40,22 @@ class ByStep(ScalarizedBalancer):
         return dict.fromkeys(self.tasks, 1.0 + self.slope * self.steps)
 
 
+class Lacking(ScalarizedBalancer):
+    pass
+
+
+class Drawn:
+    def __init__(self, seed, scale=1.0):
+        self.value = scale * seed
+
+    def __call__(self, gramian, step):
+        return torch.full((len(gramian),), self.value)
+
+
+def directly(gramian, step):
+    return torch.ones(len(gramian))
+
+
 def too_few():
     return lambda gramian, step: torch.ones(1)
 
@@ -113,6 +129,17 @@ def test_a_weighting_of_losses_is_a_balancer_with_the_options() -> None:
     assert weights == dict.fromkeys(weights, 2.0)
 
 
+def test_a_method_that_draws_gets_the_runs_seed() -> None:
+    network = small_network()
+    balancer = make_balancer(BalancingConfig("own_methods:Drawn", options={"scale": 2.0}), network, seed=7)
+    balancer.backward(losses(network))
+    assert balancer.finish() == dict.fromkeys(network.tasks, 14.0)
+    config = BalancingConfig("own_methods:Drawn", options={"seed": 3})
+    balancer = make_balancer(config, network, seed=7)
+    balancer.backward(losses(network))
+    assert balancer.finish() == dict.fromkeys(network.tasks, 3.0)
+
+
 @pytest.mark.parametrize(
     ("method", "options", "message"),
     [
@@ -121,6 +148,14 @@ def test_a_weighting_of_losses_is_a_balancer_with_the_options() -> None:
         ("own_methods:broken", {}, "has no class or function 'broken'"),
         ("own_methods:Constant", {"valeu": 1}, r"does not take balancing\.options .*'valeu'"),
         ("own_methods:ByStep", {}, r"does not take balancing\.options \{\}: .*'slope'"),
+        (
+            "own_methods:directly",
+            {},
+            r"missing .* 'gramian'\. A class, or a function that returns the weight",
+        ),
+        ("own_methods:Lacking", {}, "own_methods:Lacking lacks weights"),
+        ("itertools:foo", {}, "itertools has no class or function 'foo'"),
+        (".own_methods:Constant", {}, "the module's name is to be absolute"),
         ("own_methods:nothing", {}, "gives a NoneType; a weighting takes a Gramian"),
     ],
 )
