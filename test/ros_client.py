@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
+import queue
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -126,20 +129,34 @@ class RosClient:
         for listener in listeners:
             self.in_executor(self.node.destroy_subscription, listener.subscription)
 
-    def call(self, service_type: Any, name: str, request: Any, timeout: float = TIMEOUT) -> Any:
+    def call(
+        self,
+        service_type: Any,
+        name: str,
+        request: Any,
+        timeout: float = TIMEOUT,
+        again: float | None = None,
+    ) -> Any:
+        """The response; a request that may be repeated is sent ``again`` after so many seconds.
+
+        DDS loses a request to a node that the client has not found yet, where a node of the same name has
+        just ended and still counts as there.
+        """
         client = self.node.create_client(service_type, f"{self.target}/{name}")
         try:
             assert client.wait_for_service(timeout), f"no service {self.target}/{name} within {timeout:g} s"
-            done = threading.Event()
-            future = client.call_async(request)
-            future.add_done_callback(lambda _: done.set())
-            assert done.wait(timeout), f"{self.target}/{name} did not answer within {timeout:g} s"
-            return future.result()
+            responses: queue.SimpleQueue[Any] = queue.SimpleQueue()
+            interval = again or timeout
+            for _ in range(math.ceil(timeout / interval)):
+                client.call_async(request).add_done_callback(responses.put)
+                with contextlib.suppress(queue.Empty):
+                    return responses.get(timeout=interval).result()
+            raise AssertionError(f"{self.target}/{name} did not answer within {timeout:g} s")
         finally:
             self.in_executor(self.node.destroy_client, client)
 
     def state(self) -> str:
-        return self.call(GetState, "get_state", GetState.Request()).current_state.label
+        return self.call(GetState, "get_state", GetState.Request(), again=5.0).current_state.label
 
     def change_state(self, transition: int) -> bool:
         request = ChangeState.Request(transition=Transition(id=transition))
@@ -156,7 +173,8 @@ class RosClient:
         return result.reason
 
     def get_parameter(self, name: str) -> Any:
-        values = self.call(GetParameters, "get_parameters", GetParameters.Request(names=[name])).values
+        request = GetParameters.Request(names=[name])
+        values = self.call(GetParameters, "get_parameters", request, again=5.0).values
         return parameter_value_to_python(values[0])
 
     def node_values(
