@@ -217,6 +217,20 @@ def test_eval_verb_scores_a_checkpoint_and_writes_scores_records_and_a_report(
     assert page.count("data:image/png") == 12 and page.count("data:image/jpeg") == 9 + 2
 
 
+def interrupt_pass(monkeypatch: pytest.MonkeyPatch, number: int) -> list[int]:
+    """Ctrl-C when this pass over the images begins, counted from 1; returns the passes that began."""
+    begun: list[int] = []
+
+    def counted(*given: Any, **named: Any) -> Any:
+        begun.append(len(begun) + 1)
+        if len(begun) == number:
+            raise KeyboardInterrupt
+        return measure(*given, **named)
+
+    monkeypatch.setattr("pvt_mtl_perception.evaluation.run.measure", counted)
+    return begun
+
+
 def test_an_interrupted_evaluation_goes_on_and_ends_as_if_it_had_not_been(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -224,15 +238,7 @@ def test_an_interrupted_evaluation_goes_on_and_ends_as_if_it_had_not_been(
     words += ["--corruptions", "fog", "noise", "--strengths", "2"]
     assert verb.run(arguments(*words, "--out", str(tmp_path / "whole"))) == 0
 
-    passes: list[int] = []
-
-    def interrupted_in_the_third(*given: Any, **named: Any) -> Any:
-        passes.append(1)
-        if len(passes) == 3:
-            raise KeyboardInterrupt
-        return measure(*given, **named)
-
-    monkeypatch.setattr("pvt_mtl_perception.evaluation.run.measure", interrupted_in_the_third)
+    passes = interrupt_pass(monkeypatch, 3)
     out = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
         verb.run(arguments(*words, "--out", str(out)))
@@ -375,15 +381,7 @@ def test_two_processes_score_as_one_and_go_on_with_what_one_has_done(
     words = [str(checkpoint), "--data", "synthetic", "--frames", "5", "--batch-size", "1", "--device", "cpu"]
     words += ["--corruptions", "noise", "--strengths", "1", "2"]
     assert verb.run(arguments(*words, "--out", str(one_process))) == 0
-    passes: list[int] = []
-
-    def interrupted_in_the_second(*given: Any, **named: Any) -> Any:
-        passes.append(1)
-        if len(passes) == 2:
-            raise KeyboardInterrupt
-        return measure(*given, **named)
-
-    monkeypatch.setattr("pvt_mtl_perception.evaluation.run.measure", interrupted_in_the_second)
+    interrupt_pass(monkeypatch, 2)
     with pytest.raises(KeyboardInterrupt):
         verb.run(arguments(*words, "--out", str(together)))
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
