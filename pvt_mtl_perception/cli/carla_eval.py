@@ -9,7 +9,6 @@ are one box.
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +21,6 @@ from pvt_mtl_perception.cli.model_arguments import (
     load_predictor,
     make_output_folder,
 )
-from pvt_mtl_perception.paths import replaced
 
 if TYPE_CHECKING:
     from pvt_mtl_perception.cli.carla_frames import CarlaCamera, CarlaFrames, Counts
@@ -313,12 +311,9 @@ def _pictures(frames: CarlaFrames, records: Any, predictor: Predictor | None) ->
 
 
 def _write_report(out: Path, model: str, report: Mapping[str, Any], sections: Sequence[Any]) -> None:
-    from pvt_mtl_perception.evaluation.html import write_report
+    from pvt_mtl_perception.evaluation.html import write_report, write_scores
 
-    # Until the new one is written there is none: the old one would stand beside other scores.
-    (out / "report.html").unlink(missing_ok=True)
-    with replaced(out / "scores.json") as temporary:
-        temporary.write_text(json.dumps(report, indent=2) + "\n")
+    write_scores(out, report)
     subtitle = (
         f"{report['bag']}, {report['results']} results of {report['checkpoint']}; boxes: {report['boxes']}"
     )

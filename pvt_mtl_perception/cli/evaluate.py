@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,12 +15,12 @@ from pvt_mtl_perception.cli.model_arguments import (
     image_size,
     make_output_folder,
 )
-from pvt_mtl_perception.paths import replaced
 
 if TYPE_CHECKING:
     from pvt_mtl_perception.data.sources import SourceConfig
     from pvt_mtl_perception.evaluation.html import Section
     from pvt_mtl_perception.evaluation.passes import FinishedPasses
+    from pvt_mtl_perception.evaluation.records import OperatingPoint
     from pvt_mtl_perception.evaluation.run import Evaluated
     from pvt_mtl_perception.inference.predictor import Predictor
     from pvt_mtl_perception.labels import LabelSet
@@ -178,10 +177,19 @@ def _evaluate(args: argparse.Namespace, device: str, processes: Processes) -> in
     )
     finished = _finished_passes(args, predictor, sources, taxonomy, processes) if args.out else None
     scored: dict[str, Evaluated] = {}
+    best: dict[str, OperatingPoint] = {}
     for name, source in named_sources(sources).items():
         one = evaluate_source(
-            *(predictor, source, taxonomy, args.batch_size, names, args.strengths),
-            *(processes.rank, processes.world_size, name, finished),
+            predictor,
+            source,
+            taxonomy,
+            args.batch_size,
+            names,
+            args.strengths,
+            rank=processes.rank,
+            world_size=processes.world_size,
+            name=name,
+            finished=finished,
         )
         if processes.leads:
             if one is None:
@@ -191,12 +199,13 @@ def _evaluate(args: argparse.Namespace, device: str, processes: Processes) -> in
                 print(f"{name}: {format_scores(one.clean.scores)}\n")
                 boxes = one.clean.records.detection
                 if boxes is not None and boxes.positives.any():
-                    print(f"{format_best_threshold(operating_points(boxes))}\n")
+                    best[name] = operating_points(boxes).best()
+                    print(f"{format_best_threshold(best[name])}\n")
     if not processes.leads:
         return 0
     if not scored:
         raise FileNotFoundError(f"{args.data}: none of its data sources is there")
-    report = _report(args, predictor, scored)
+    report = _report(args, predictor, scored, best)
     if "corruptions" in report:
         print(format_robustness(report["sources"], report["corruptions"]) + "\n")
     if args.cost:
@@ -214,6 +223,18 @@ def _evaluate(args: argparse.Namespace, device: str, processes: Processes) -> in
     return 0
 
 
+def _described(args: argparse.Namespace, predictor: Predictor) -> dict[str, Any]:
+    """What every file of an evaluation says of the model."""
+    size = predictor.preprocessing
+    return {
+        "checkpoint": str(args.checkpoint),
+        "taxonomy": args.taxonomy,
+        "input_size": [size.height, size.width],
+        "precision": predictor.precision,
+        "nms_threshold": predictor.nms_threshold,
+    }
+
+
 def _finished_passes(
     args: argparse.Namespace,
     predictor: Predictor,
@@ -227,14 +248,7 @@ def _finished_passes(
     from pvt_mtl_perception.model.hub import resolve_checkpoint
 
     make_output_folder(args.out)
-    size = predictor.preprocessing
-    description = {
-        "checkpoint": str(args.checkpoint),
-        "taxonomy": args.taxonomy,
-        "input_size": [size.height, size.width],
-        "precision": predictor.precision,
-        "nms_threshold": predictor.nms_threshold,
-    }
+    description = _described(args, predictor)
     settings = {
         **description,
         "sha256": checkpoint_digest(resolve_checkpoint(args.checkpoint)),
@@ -254,29 +268,19 @@ def _finished_passes(
 
 
 def _report(
-    args: argparse.Namespace, predictor: Predictor, scored: Mapping[str, Evaluated]
+    args: argparse.Namespace,
+    predictor: Predictor,
+    scored: Mapping[str, Evaluated],
+    best: Mapping[str, OperatingPoint],
 ) -> dict[str, Any]:
-    from pvt_mtl_perception.evaluation.records import operating_points
-
-    size = predictor.preprocessing
     report: dict[str, Any] = {
-        "checkpoint": str(args.checkpoint),
+        **_described(args, predictor),
         "data": args.data,
-        "taxonomy": args.taxonomy,
-        "input_size": [size.height, size.width],
-        "precision": predictor.precision,
         "backend": predictor.backend,
-        "nms_threshold": predictor.nms_threshold,
         "device": str(predictor.device),
         "sources": {name: one.clean.scores for name, one in scored.items()},
-        "best_threshold": {},
+        "best_threshold": {name: point._asdict() for name, point in best.items()},
     }
-    for name, one in scored.items():
-        boxes = one.clean.records.detection
-        if boxes is not None and boxes.positives.any():
-            names = ("score_threshold", "precision", "recall", "f1")
-            best = zip(names, operating_points(boxes).best(), strict=True)
-            report["best_threshold"][name] = dict(best)
     corruptions: dict[str, dict[int, dict[str, Any]]] = {}
     for name, one in scored.items():
         for (corruption, strength), corrupted in one.corrupted.items():
@@ -297,6 +301,7 @@ def _write(
         robustness_section,
         source_section,
         write_report,
+        write_scores,
     )
     from pvt_mtl_perception.evaluation.pictures import gallery
 
@@ -306,10 +311,7 @@ def _write(
         clean = one.clean
         pictures = gallery(predictor, one.data, clean.records)
         sections.append(source_section(name, clean.scores, clean.records, pictures))
-    # Until the new one is written there is none: the old one would stand beside other scores.
-    (out / "report.html").unlink(missing_ok=True)
-    with replaced(out / "scores.json") as temporary:
-        temporary.write_text(json.dumps(report, indent=2) + "\n")
+    write_scores(out, report)
     if "corruptions" in report:
         first = next(iter(scored.values()))
         examples = corruption_examples(first.data[0].image, report["corruptions"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -152,11 +153,11 @@ def _detection(scores: Mapping[str, Any], records: Records) -> Block:
     if (matches := records.detection) is not None:
         plots = [png_address(plot_precision_recall(matches))]
         if matches.positives.any():
-            plots.append(png_address(plot_operating_points(matches)))
-            best = f" {format_best_threshold(operating_points(matches))}"
+            points = operating_points(matches)
+            plots.append(png_address(plot_operating_points(matches, points)))
+            best = f" {format_best_threshold(points.best())}"
     note = "COCO average precision in percent; s, m, l: boxes below 32², to 96² and above, in source pixels."
-    note += best
-    return Block("Detection", note, [Table(head, rows)], plots)
+    return Block("Detection", note + best, [Table(head, rows)], plots)
 
 
 def _segmentation(scores: Mapping[str, Any], records: Records) -> Block:
@@ -289,6 +290,17 @@ def robustness_section(
     if examples:
         blocks.append(Block("The corruptions", frames=examples))
     return Section("Robustness", blocks)
+
+
+def write_scores(out: Path, report: Mapping[str, Any]) -> None:
+    """Writes ``scores.json`` into a folder; its ``report.html``, which is of other scores, is removed.
+
+    Raises:
+        OSError: from the file system.
+    """
+    (out / "report.html").unlink(missing_ok=True)
+    with replaced(out / "scores.json") as temporary:
+        temporary.write_text(json.dumps(report, indent=2) + "\n")
 
 
 def write_report(path: Path, model: str, subtitle: str, sections: Sequence[Section]) -> None:

@@ -38,7 +38,7 @@ class Pass(NamedTuple):
 
 @dataclass(frozen=True)
 class Scored:
-    """What a pass gave; both empty in a process of several that does not lead.
+    """What a pass gave.
 
     Attributes:
         scores: from ``Metrics.scores``.
@@ -47,6 +47,10 @@ class Scored:
 
     scores: dict[str, Any]
     records: Records
+
+
+ELSEWHERE = Scored({}, Records(()))
+"""Of a pass in a process that does not lead."""
 
 
 class FinishedPasses:
@@ -114,7 +118,7 @@ class FinishedPasses:
         if not self._agree(found is not None):
             return None
         self._used.append(one)
-        return found or Scored({}, Records(()))
+        return found or ELSEWHERE
 
     def _load(self, one: Pass, images: int) -> Scored | None:
         if one.stem not in self._scores:

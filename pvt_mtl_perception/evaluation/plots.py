@@ -13,10 +13,10 @@ from matplotlib.ticker import MaxNLocator
 from pvt_mtl_perception.evaluation.records import (
     RECALL_POINTS,
     DetectionRecords,
+    OperatingPoints,
     SegmentationRecords,
     class_boundary_f,
     class_iou,
-    operating_points,
     precision_curves,
 )
 
@@ -85,10 +85,9 @@ def plot_precision_recall(records: DetectionRecords) -> bytes:
     return _png(figure)
 
 
-def plot_operating_points(records: DetectionRecords) -> bytes:
+def plot_operating_points(records: DetectionRecords, points: OperatingPoints) -> bytes:
     """Mean precision, recall and F1, and F1 of each class, over the score threshold, at IoU 0.5."""
-    points = operating_points(records)
-    threshold = points.best()[0]
+    threshold = points.best().score_threshold
     figure = Figure(figsize=(10, 4.2))
     means, classes = figure.subplots(1, 2, sharey=True)
     boxes = records.positives[:, :, 0].sum(0)

@@ -13,7 +13,7 @@ import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -265,6 +265,15 @@ def average_precision(
     return np.asarray(precision_curves(records, weights, areas).mean(-1))
 
 
+class OperatingPoint(NamedTuple):
+    """Means over classes when detections below a score are left out, all 0..1."""
+
+    score_threshold: float
+    precision: float
+    recall: float
+    f1: float
+
+
 @dataclass(frozen=True, eq=False)
 class OperatingPoints:
     """What is found, and what is right of it, when detections below a score are left out.
@@ -281,11 +290,10 @@ class OperatingPoints:
     recall: npt.NDArray[np.float64]
     f1: npt.NDArray[np.float64]
 
-    def best(self) -> tuple[float, float, float, float]:
-        """The threshold of the highest F1, then precision, recall and F1: means over the classes with boxes.
+    def best(self) -> OperatingPoint:
+        """That of the highest F1, the mean over the classes with boxes; of several the highest threshold.
 
-        Of thresholds with the same F1 it is the highest. Precision is the mean over those of the classes that
-        have detections.
+        Precision is the mean over those of the classes that have detections.
 
         Raises:
             ValueError: when no class has a box.
@@ -297,7 +305,7 @@ class OperatingPoints:
         at = len(f1) - 1 - int(np.argmax(f1[::-1]))
         precision = self.precision[at, there]
         reported = ~np.isnan(precision)
-        return (
+        return OperatingPoint(
             float(self.thresholds[at]),
             float(precision[reported].mean()) if reported.any() else 0.0,
             float(self.recall[at, there].mean()),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pvt_mtl_perception.evaluation.records import OperatingPoints
+from pvt_mtl_perception.evaluation.records import OperatingPoint
 
 
 def main_scores(scores: Mapping[str, Any]) -> dict[str, float]:
@@ -61,12 +61,12 @@ def format_scores(scores: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def format_best_threshold(points: OperatingPoints) -> str:
+def format_best_threshold(best: OperatingPoint) -> str:
     """A sentence on the score threshold of the highest F1, as the node's ``score_threshold`` takes it."""
-    threshold, precision, recall, f1 = points.best()
     return (
-        f"F1 at IoU 0.5, the mean over the classes, is highest with a score threshold of {threshold:.2f}: "
-        f"{percent(f1)} %, with a precision of {percent(precision)} % and a recall of {percent(recall)} %."
+        "F1 at IoU 0.5, the mean over the classes, is highest with a score threshold of "
+        f"{best.score_threshold:.2f}: {percent(best.f1)} %, with a precision of {percent(best.precision)} % "
+        f"and a recall of {percent(best.recall)} %."
     )
 
 

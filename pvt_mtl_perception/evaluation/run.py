@@ -9,8 +9,7 @@ from pvt_mtl_perception.data.mixture import SampleSource
 from pvt_mtl_perception.data.sources import SourceConfig, open_source
 from pvt_mtl_perception.evaluation.corruptions import CorruptedSource
 from pvt_mtl_perception.evaluation.evaluator import measure
-from pvt_mtl_perception.evaluation.passes import FinishedPasses, Pass, Scored
-from pvt_mtl_perception.evaluation.records import Records
+from pvt_mtl_perception.evaluation.passes import ELSEWHERE, FinishedPasses, Pass, Scored
 from pvt_mtl_perception.inference.predictor import Predictor
 from pvt_mtl_perception.labels import LabelSet, TaskLabels, available_label_sets, load_label_set
 
@@ -98,8 +97,7 @@ def evaluate_source(
         found = finished.find(one, len(images)) if finished is not None else None
         if found is None:
             metrics = measure(predictor, images, scored_in, batch_size, rank == 0, rank, world_size)
-            leads = rank == 0
-            found = Scored(metrics.scores(), metrics.records()) if leads else Scored({}, Records(()))
+            found = Scored(metrics.scores(), metrics.records()) if rank == 0 else ELSEWHERE
             if finished is not None:
                 finished.add(one, found)
         return found
