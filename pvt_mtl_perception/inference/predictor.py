@@ -50,6 +50,8 @@ class Predictor:
             tasks, and some for each batch size.
         background: for a stream that must not stand still: a new set of tasks runs in a program that has more
             while ``onnxruntime`` or ``openvino`` prepare its own in a thread.
+        calls: how many calls will come at once. ``openvino`` gives each a part of the processor's threads:
+            more images a second, later each. Calls that come alone get all threads as ever.
 
     Attributes:
         labels: label sets of the heads (``TaskLabels``).
@@ -78,6 +80,7 @@ class Predictor:
         input_size: tuple[int, int] | None = None,
         backend: str = "eager",
         background: bool = False,
+        calls: int = 1,
     ) -> None:
         self._settings = DetectionSettings(score_threshold, nms_threshold, max_detections)
         self._settings_lock = threading.Lock()
@@ -98,7 +101,7 @@ class Predictor:
             self.preprocessing = replace(self.preprocessing, height=height, width=width)
         self._strides = loaded.spec.detection.strides if loaded.spec.detection is not None else ()
         self._backend = build_backend(
-            backend, build_network(loaded, source), self.device, precision, background
+            backend, build_network(loaded, source), self.device, precision, background, calls
         )
         self.backend = self._backend.name
 

@@ -5,6 +5,7 @@ import importlib
 import os
 import threading
 from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,7 @@ from pvt_mtl_perception.inference.backends.rewrites import (
 )
 from pvt_mtl_perception.inference.predictor import Predictor
 from pvt_mtl_perception.model.checkpoint import build_network, load_checkpoint
-from pvt_mtl_perception.model.network import MultiTaskNetwork
+from pvt_mtl_perception.model.network import MultiTaskNetwork, NetworkOutput
 from pvt_mtl_perception.model.spec import (
     TASKS,
     BackboneSpec,
@@ -141,10 +142,78 @@ def test_an_engine_computes_only_what_is_asked_for(
         found = predictor.forward(batch, tasks)
         assert_equal_outputs(eager.forward(batch, tasks), found)
     # All of the rest is absent from the program, not merely left out of its answer.
-    programs = getattr(predictor._backend, "_requests", None) or predictor._backend._sessions
-    kept = {key[1]: program for key, program in programs.items()}[tuple(tasks)]
-    outputs = kept.model_outputs if hasattr(kept, "model_outputs") else kept.get_outputs()
+    if predictor.backend == "openvino":
+        outputs = predictor._backend._requests[SIZE, tuple(tasks)][1].get().model_outputs
+    else:
+        outputs = predictor._backend._sessions[SIZE, tuple(tasks)].get_outputs()
     assert len(outputs) == len(named_outputs(found))
+
+
+openvino_only = pytest.mark.skipif(
+    bool(backend_module.missing_packages("openvino", "onnx")), reason="openvino is not installed"
+)
+
+
+def idle_requests(predictor: Predictor, tasks: Collection[str] = TASKS) -> dict[int, int]:
+    """How many requests of each program of OpenVINO's are free, by the images that it computes at once."""
+    return {
+        at_once: idle.qsize() for at_once, idle in predictor._backend._requests[SIZE, tuple(tasks)].items()
+    }
+
+
+@openvino_only
+def test_openvino_computes_as_many_images_of_a_batch_at_once_as_there_are_threads(
+    checkpoint: Path, eager: Predictor, frames: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    predictor = Predictor(checkpoint, "cpu", backend="openvino")
+    with torch.inference_mode():
+        batch, _ = predictor.preprocess([*frames, *frames[::-1], frames[1]])
+        # A larger batch brings a program for more images, in place of one for fewer. Of five the last is
+        # left over.
+        for count, programs in ((1, [1]), (2, [1, 2]), (7, [1, 4]), (5, [1, 4]), (1, [1, 4])):
+            found = predictor.forward(batch[:count], TASKS)
+            assert_equal_outputs(eager.forward(batch[:count], TASKS), found)
+            assert idle_requests(predictor) == {at_once: at_once for at_once in programs}
+
+
+@openvino_only
+def test_openvino_computes_calls_at_once_on_a_part_of_the_threads_each(
+    checkpoint: Path, eager: Predictor, frames: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    predictor = Predictor(checkpoint, "cpu", backend="openvino", calls=3)
+    with torch.inference_mode():
+        batch, _ = predictor.preprocess(frames)
+        expected = eager.forward(batch, TASKS)
+        predictor.forward(batch[:1], TASKS)  # prepares both programs, though it is alone
+        assert idle_requests(predictor) == {1: 1, 2: 2}
+
+    def forward(_: int) -> NetworkOutput:
+        with torch.inference_mode():
+            return predictor.forward(batch, TASKS)
+
+    with ThreadPoolExecutor(3) as pool:
+        for found in pool.map(forward, range(9)):
+            assert_equal_outputs(expected, found)
+    assert idle_requests(predictor) == {1: 1, 2: 2}
+
+
+@openvino_only
+def test_openvino_gives_its_requests_back_where_an_image_fails(
+    checkpoint: Path, frames: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor = Predictor(checkpoint, "cpu", backend="openvino", calls=2)
+    with torch.inference_mode():
+        batch, _ = predictor.preprocess(frames)
+        predictor.forward(batch, TASKS)
+        before = idle_requests(predictor)
+        with monkeypatch.context() as patch:
+            patch.setattr(torch, "empty", lambda shape: torch.zeros(1))
+            with pytest.raises(RuntimeError):
+                predictor.forward(batch, TASKS)
+        assert idle_requests(predictor) == before
+        predictor.forward(batch, TASKS)
 
 
 def test_the_part_of_a_graph_for_one_task_lacks_the_weights_of_the_others(checkpoint: Path) -> None:
@@ -452,22 +521,22 @@ def test_a_new_set_of_tasks_runs_at_once_while_its_program_is_prepared(
 ) -> None:
     predictor = Predictor(checkpoint, "cpu", backend=name, background=True)
     engine = predictor._backend._backend
-    prepare = "_request" if name == "openvino" else "_session"
+    prepare, kept = ("_programs", "_requests") if name == "openvino" else ("_session", "_sessions")
     go_on, held = threading.Event(), threading.Event()
     original = getattr(engine, prepare)
 
-    def slowly(size, tasks, names):
+    def slowly(size, tasks, *rest):
         if tasks == ("detection",) and threading.current_thread().name == "program preparation":
             held.set()
             assert go_on.wait(60)
-        return original(size, tasks, names)
+        return original(size, tasks, *rest)
 
     monkeypatch.setattr(engine, prepare, slowly)
     with torch.inference_mode():
         batch, _ = predictor.preprocess(frames[:2])
         predictor.forward(batch, TASKS)
         expected = eager.forward(batch, ("detection",))
-        programs = getattr(engine, f"{prepare}s")
+        programs = getattr(engine, kept)
         for _ in range(2):
             assert_equal_outputs(expected, predictor.forward(batch, ("detection",)))
         assert held.wait(60)

@@ -37,12 +37,14 @@ class BackgroundBackend:
         self.name, self.device = backend.name, backend.device
         self._ready: set[tuple[tuple[int, ...], frozenset[str]]] = set()
         self._begun: set[tuple[tuple[int, ...], frozenset[str]]] = set()
+        self._largest = 1
         self._lock = threading.Lock()
 
     def __call__(self, images: Tensor, tasks: Collection[str]) -> NetworkOutput:
         """As ``Backend.__call__``."""
         size, wanted = tuple(images.shape[-2:]), frozenset(tasks)
         with self._lock:
+            self._largest = max(self._largest, len(images))
             covering = [own for prepared, own in self._ready if prepared == size and own >= wanted]
             prepare = bool(covering) and wanted not in covering and (size, wanted) not in self._begun
             if prepare:
@@ -60,7 +62,8 @@ class BackgroundBackend:
 
     def _prepare(self, size: tuple[int, ...], tasks: frozenset[str]) -> None:
         try:
-            self._backend(torch.zeros((1, 3, *size), device=self.device), _in_order(tasks))
+            # What serves a batch serves smaller ones, too.
+            self._backend(torch.zeros((self._largest, 3, *size), device=self.device), _in_order(tasks))
         except Exception as error:  # whatever the engine raises; the larger program goes on
             _log.warning("%s: no program of its own for %s: %s", self.name, "+".join(_in_order(tasks)), error)
             return

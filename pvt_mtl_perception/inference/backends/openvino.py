@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import queue
 import threading
+from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -23,14 +25,16 @@ PRECISION_HINTS = {"fp32": "f32", "bf16": "bf16"}
 STRIP_BYTES = 4 << 20
 
 
-def program_options(precision: str) -> dict[str, Any]:
+def program_options(precision: str, streams: int = 1) -> dict[str, Any]:
     """What OpenVINO's CPU device is asked for.
 
     Args:
         precision: a key of ``PRECISION_HINTS``.
+        streams: images that are computed at once; they share the threads evenly.
     """
+    share: dict[str, Any] = {"NUM_STREAMS": streams} if streams > 1 else {"PERFORMANCE_HINT": "LATENCY"}
     return {
-        "PERFORMANCE_HINT": "LATENCY",
+        **share,
         "INFERENCE_PRECISION_HINT": PRECISION_HINTS[precision],
         # torch's number follows OMP_NUM_THREADS.
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
@@ -72,16 +76,24 @@ def compile_graph(
     return core.compile_model(layout.build(), "CPU", dict(options))
 
 
-class OpenVinoBackend:
-    """Compiles the exported graph for one image and each set of tasks, and runs a batch image by image.
+Requests = queue.SimpleQueue[Any]
+"""Those of a program that compute nothing at the moment."""
 
-    On a CPU a batch gains nothing over its images one after the other, and one program serves all batches.
+
+class OpenVinoBackend:
+    """Compiles the exported graph for each set of tasks, once for one image and once for several at a time.
+
+    Threads that compute an image together wait for each other after each of its operations, and longer where
+    other processes want the cores. So an image that comes alone gets all threads, which is soonest done;
+    images of a batch, and of calls at once, get a thread each as far as there are threads, which together
+    takes less time. An image of a batch that is left over gets all of them again.
 
     Args:
         network: left as it is.
         device: the CPU.
         precision: ``fp32``, or ``bf16`` where the CPU computes in it (AVX-512 BF16 or AMX).
         graph: the exported network, serialised; exported where needed when None.
+        calls: so many at once are expected; further ones wait.
 
     Raises:
         BackendUnavailableError: without OpenVINO, or for another device.
@@ -91,7 +103,12 @@ class OpenVinoBackend:
     name = "openvino"
 
     def __init__(
-        self, network: MultiTaskNetwork, device: torch.device, precision: str, graph: bytes | None = None
+        self,
+        network: MultiTaskNetwork,
+        device: torch.device,
+        precision: str,
+        graph: bytes | None = None,
+        calls: int = 1,
     ) -> None:
         require("openvino", "onnx")
         check_device(self.name, device, ("cpu",))
@@ -105,41 +122,94 @@ class OpenVinoBackend:
         self._precision = precision
         self._network = network
         self._graph = graph
-        self._requests: dict[tuple[tuple[int, ...], tuple[str, ...]], Any] = {}
-        self._lock = threading.Lock()
+        self._expected = calls
+        # Of each size and set of tasks, by how many images a program computes at once.
+        self._requests: dict[tuple[tuple[int, int], tuple[str, ...]], dict[int, Requests]] = {}
         self._preparing = threading.Lock()
+        self._calls = 0
+        self._counting = threading.Lock()
 
     def __call__(self, images: Tensor, tasks: Collection[str]) -> NetworkOutput:
         """As ``Backend.__call__``; outputs are float32."""
-        import openvino
-
         size = images.shape[-2], images.shape[-1]
         names = output_names(self._network, tasks)
         # As it lies in memory, rows of interleaved channels: no copy.
-        rows = images.permute(0, 2, 3, 1).contiguous().numpy()
-        request = self._request(size, tuple(tasks), names)
-        # A program computes one image at a time; two threads would only take the cores from each other.
-        with self._lock:
-            shapes = [tuple(port.shape)[1:] for port in request.model_outputs]
-            outputs = [torch.empty((len(rows), *shape)) for shape in shapes]
-            for i, image in enumerate(rows[:, None]):
-                request.set_input_tensor(openvino.Tensor(image, shared_memory=True))
-                for position, output in enumerate(outputs):
-                    part = openvino.Tensor(output[i : i + 1].numpy(), shared_memory=True)
-                    request.set_output_tensor(position, part)
-                request.infer()
+        rows = images.permute(0, 2, 3, 1).contiguous()
+        programs = self._programs(size, tuple(tasks), names, len(rows))
+        with self._counting:
+            self._calls += 1
+        try:
+            outputs = self._computed(programs, rows)
+        finally:
+            with self._counting:
+                self._calls -= 1
         outputs = [output.permute(0, 3, 1, 2) if output.ndim == 4 else output for output in outputs]
         return network_output(dict(zip(names, outputs, strict=True)), self._network.spec, size)
 
-    def _request(self, size: tuple[int, int], tasks: tuple[str, ...], names: list[str]) -> Any:
-        key = size, tasks
-        if key not in self._requests:
+    def _computed(self, programs: Mapping[int, Requests], rows: Tensor) -> list[Tensor]:
+        """The outputs of a batch (B, H, W, 3), maps with their channels last."""
+        outputs: list[Tensor] = []
+        running: deque[tuple[Requests, Any]] = deque()
+
+        def end_first() -> None:
+            idle, request = running.popleft()
+            try:
+                request.wait()
+            finally:
+                idle.put(request)
+
+        at_once = max(programs)
+        try:
+            for i in range(len(rows)):
+                left_over = i == len(rows) - 1 and i % at_once == 0
+                whole = at_once == 1 or (left_over and self._calls == 1)
+                idle = programs[1 if whole else at_once]
+                while running and (whole or idle.empty()):
+                    end_first()
+                request = idle.get()
+                try:
+                    outputs = outputs or [
+                        torch.empty((len(rows), *tuple(port.shape)[1:])) for port in request.model_outputs
+                    ]
+                    _start(request, rows[i : i + 1], [output[i : i + 1] for output in outputs])
+                except BaseException:
+                    idle.put(request)
+                    raise
+                running.append((idle, request))
+        finally:
+            while running:
+                end_first()
+        return outputs
+
+    def _programs(
+        self, size: tuple[int, int], tasks: tuple[str, ...], names: list[str], batch: int
+    ) -> dict[int, Requests]:
+        """The program for one image and, for a batch or several calls, one for as many at once."""
+        key, at_once = (size, tasks), min(max(batch, self._expected), torch.get_num_threads())
+        if at_once > max(self._requests.get(key, {0: None})):
             with self._preparing:  # others run meanwhile
-                if key not in self._requests:
-                    self._requests[key] = self._prepared(size, names)
+                programs = dict(self._requests.get(key, {}))
+                for count in (1, at_once):
+                    if count > max(programs, default=0):
+                        programs[count] = self._prepared(size, names, count)
+                # Of the programs for several images the largest is enough.
+                self._requests[key] = {count: programs[count] for count in (1, max(programs))}
         return self._requests[key]
 
-    def _prepared(self, size: tuple[int, int], names: list[str]) -> Any:
+    def _prepared(self, size: tuple[int, int], names: list[str], at_once: int) -> Requests:
         graph = self._graph or graph_for_openvino(self._network, size)
-        program = compile_graph(self._core, graph, names, size, program_options(self._precision))
-        return program.create_infer_request()
+        program = compile_graph(self._core, graph, names, size, program_options(self._precision, at_once))
+        idle: Requests = queue.SimpleQueue()
+        for _ in range(at_once):
+            idle.put(program.create_infer_request())
+        return idle
+
+
+def _start(request: Any, image: Tensor, outputs: Sequence[Tensor]) -> None:
+    """Computes an image (1, H, W, 3) into tensors of the shapes that the program gives."""
+    import openvino
+
+    request.set_input_tensor(openvino.Tensor(image.numpy(), shared_memory=True))
+    for position, output in enumerate(outputs):
+        request.set_output_tensor(position, openvino.Tensor(output.numpy(), shared_memory=True))
+    request.start_async()

@@ -29,12 +29,14 @@ class Engine:
         packages: that have to be installed.
         preparation: how long a program takes. For minutes: programs are shared (``CoveredBackend``); for
             seconds: they can be prepared in the background (``BackgroundBackend``).
+        shares_threads: whether it gives calls at once a part of the threads each, and wants their number.
     """
 
     module: str
     cls: str
     packages: tuple[str, ...] = ()
     preparation: Literal["short", "seconds", "minutes"] = "short"
+    shares_threads: bool = False
 
 
 ENGINES = {
@@ -42,7 +44,7 @@ ENGINES = {
     "compile": Engine("compile", "CompileBackend", preparation="minutes"),
     "cuda_graphs": Engine("cuda_graphs", "CudaGraphsBackend"),
     "onnxruntime": Engine("onnxruntime", "OnnxRuntimeBackend", ("onnxruntime", "onnx"), "seconds"),
-    "openvino": Engine("openvino", "OpenVinoBackend", ("openvino", "onnx"), "seconds"),
+    "openvino": Engine("openvino", "OpenVinoBackend", ("openvino", "onnx"), "seconds", True),
     "tensorrt": Engine("tensorrt", "TensorRtBackend", ("tensorrt", "onnx"), "minutes"),
 }
 BACKENDS = (AUTO, *ENGINES)
@@ -53,7 +55,12 @@ FASTEST_FIRST = {"cpu": ("openvino", "onnxruntime", "eager"), "cuda": ("cuda_gra
 
 
 def build_backend(
-    name: str, network: MultiTaskNetwork, device: torch.device, precision: str, background: bool = False
+    name: str,
+    network: MultiTaskNetwork,
+    device: torch.device,
+    precision: str,
+    background: bool = False,
+    calls: int = 1,
 ) -> Backend:
     """A backend with a network in it.
 
@@ -64,6 +71,7 @@ def build_backend(
         device: where it runs.
         precision: ``fp32``, ``bf16``, or on CUDA ``fp16``.
         background: prepare programs for further sets of tasks in the background where the engine can.
+        calls: so many come at once; for those engines that give each a part of the threads.
 
     Raises:
         ValueError: for an unknown name, or a precision that the backend does not offer here.
@@ -74,21 +82,22 @@ def build_backend(
             if missing_packages(*ENGINES[candidate].packages):
                 continue
             try:
-                return _load(candidate, network, device, precision, background)
+                return _load(candidate, network, device, precision, background, calls)
             except (ValueError, BackendUnavailableError):
                 continue
-        return _load(FASTEST_FIRST[device.type][-1], network, device, precision, background)
+        return _load(FASTEST_FIRST[device.type][-1], network, device, precision, background, calls)
     if name not in ENGINES:
         raise ValueError(f"backend {name!r} is not known; known: {', '.join(BACKENDS)}")
-    return _load(name, network, device, precision, background)
+    return _load(name, network, device, precision, background, calls)
 
 
 def _load(
-    name: str, network: MultiTaskNetwork, device: torch.device, precision: str, background: bool
+    name: str, network: MultiTaskNetwork, device: torch.device, precision: str, background: bool, calls: int
 ) -> Backend:
     engine = ENGINES[name]
     module = importlib.import_module(f"{__package__}.{engine.module}")
-    backend = cast(Backend, getattr(module, engine.cls)(network, device, precision))
+    options = {"calls": calls} if engine.shares_threads else {}
+    backend = cast(Backend, getattr(module, engine.cls)(network, device, precision, **options))
     if engine.preparation == "minutes":
         return CoveredBackend(backend)
     return BackgroundBackend(backend) if background and engine.preparation == "seconds" else backend
