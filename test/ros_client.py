@@ -69,13 +69,19 @@ class Listener:
 
     def first(self, timeout: float = TIMEOUT) -> Any:
         """The first message of all."""
+        return self.first_messages(1, timeout)[0]
+
+    def first_messages(self, count: int, timeout: float = TIMEOUT) -> list[Any]:
+        """All messages as soon as there are ``count`` of them."""
         deadline = time.monotonic() + timeout
         with self._news:
-            while not self._messages:
+            while len(self._messages) < count:
                 left = deadline - time.monotonic()
                 if left <= 0 or not self._news.wait(left):
-                    raise AssertionError(f"{self.topic}: no message within {timeout:g} s")
-            return self._messages[0]
+                    raise AssertionError(
+                        f"{self.topic}: {len(self._messages)} of {count} messages within {timeout:g} s"
+                    )
+            return list(self._messages)
 
 
 class RosClient:

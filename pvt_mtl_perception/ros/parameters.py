@@ -140,6 +140,14 @@ class Settings:
         "configure",
         choices=("auto", "eager", "compile", "cuda_graphs", "onnxruntime", "openvino", "tensorrt"),
     )
+    parallel_batches: int = _parameter(
+        1,
+        "Batches computed at once; with one camera, images. More give a higher rate where images come faster "
+        "than they are processed, and a higher latency.",
+        "configure",
+        minimum=1,
+        maximum=16,
+    )
     input_size: tuple[int, ...] = _parameter(
         (0, 0),
         "Height and width of the network's input in pixels; [0, 0] means the checkpoint's own.",

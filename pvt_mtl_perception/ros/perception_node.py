@@ -40,6 +40,7 @@ from pvt_mtl_perception.ros.camera import CONFIDENCE, Camera, Frame, ImageGate
 from pvt_mtl_perception.ros.camera_statistics import Percentiles
 from pvt_mtl_perception.ros.diagnostics import NodeReport, camera_status, node_status
 from pvt_mtl_perception.ros.image_conversion import image_to_rgb
+from pvt_mtl_perception.ros.order import PublicationOrder
 
 if TYPE_CHECKING:  # needs torch, which a node that is not configured does without
     from pvt_mtl_perception.inference.predictor import Predictor
@@ -79,9 +80,10 @@ def _reported(transition: _Transition) -> _Transition:
 class PerceptionNode(LifecycleNode):
     """A lifecycle node around ``inference.Predictor``.
 
-    The executor's thread takes images, answers services and reports; one worker thread converts a batch
-    with the newest frame of each camera, runs the predictor and publishes. Images are taken only while the
-    worker has time for them, so they wait, and are replaced, in the middleware's queue of one.
+    The executor's thread takes images, answers services and reports; worker threads, one for each of the
+    parallel batches, convert a batch with the newest frame of each camera, run the predictor and publish, in
+    the order in which the frames came. Images are taken only while a worker has time for them, so they wait,
+    and are replaced, in the middleware's queue of one.
 
     Topics, parameters and lifecycle are described in ``docs/ros.md``.
 
@@ -93,7 +95,7 @@ class PerceptionNode(LifecycleNode):
         # What destroy_node looks at; Kilted calls it on shutdown, even where a parameter was refused here.
         self._predictor: Predictor | None = None
         self._cameras: list[Camera] = []
-        self._worker: threading.Thread | None = None
+        self._workers: list[threading.Thread] = []
         self._sync_timer: Timer | None = None
         super().__init__(NODE_NAME, **node_options)
         for service in self.services:
@@ -107,8 +109,10 @@ class PerceptionNode(LifecycleNode):
         self.add_post_set_parameters_callback(self._apply_parameters)
 
         self._fault = ""
-        self._batches: queue.SimpleQueue[list[Frame] | None] = queue.SimpleQueue()
-        self._busy = False
+        self._batches: queue.SimpleQueue[tuple[int, list[Frame]] | None] = queue.SimpleQueue()
+        self._order = PublicationOrder()
+        self._idle = 0
+        self._idle_lock = threading.Lock()
         self._dispatching = False
         self._statistics_lock = threading.Lock()
         self._frames_by_task: Counter[str] = Counter()
@@ -201,6 +205,7 @@ class PerceptionNode(LifecycleNode):
             max_detections=settings.max_detections,
             input_size=(height, width) if height else None,
             background=True,
+            calls=settings.parallel_batches,
         )
         # The first call on a device is slow, and shows whether there is memory enough.
         predictor.warm_up([(720, 1280)] * len(settings.cameras))
@@ -208,13 +213,18 @@ class PerceptionNode(LifecycleNode):
 
     @_reported
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Subscribes to the cameras and starts the worker."""
+        """Subscribes to the cameras and starts the workers."""
         result = super().on_activate(state)
         if result != _SUCCESS:
             return result
         stamp = self.get_clock().now().to_msg()
-        self._worker = threading.Thread(target=self._work, name="perception worker", daemon=True)
-        self._worker.start()
+        self._idle = self._settings.parallel_batches
+        self._workers = [
+            threading.Thread(target=self._work, name=f"perception worker {i}", daemon=True)
+            for i in range(self._idle)
+        ]
+        for worker in self._workers:
+            worker.start()
         if self._settings.sync_tolerance > 0:
             self._sync_timer = self.create_timer(
                 self._settings.sync_tolerance, self._dispatch, clock=self._steady_clock
@@ -229,7 +239,7 @@ class PerceptionNode(LifecycleNode):
         compressed = self._settings.image_transport == "compressed"
 
         def is_open() -> bool:
-            if self._busy or not (camera.look or camera.wanted()):
+            if self._idle <= 0 or not (camera.look or camera.wanted()):
                 return False
             camera.last_open = time.monotonic()
             return True
@@ -257,7 +267,7 @@ class PerceptionNode(LifecycleNode):
 
     @_reported
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Stops taking images; the batch in work is finished first. The model stays in memory."""
+        """Stops taking images; what is in work is finished first. The model stays in memory."""
         self._stop_working()
         return super().on_deactivate(state)
 
@@ -287,10 +297,11 @@ class PerceptionNode(LifecycleNode):
         if self._sync_timer is not None:
             self.destroy_timer(self._sync_timer)
             self._sync_timer = None
-        if self._worker is not None:
+        for _ in self._workers:
             self._batches.put(None)
-            self._worker.join()
-            self._worker = None
+        for worker in self._workers:
+            worker.join()
+        self._workers = []
         for camera in self._cameras:
             camera.take()
 
@@ -309,7 +320,7 @@ class PerceptionNode(LifecycleNode):
                 torch.cuda.empty_cache()
 
     def destroy_node(self) -> None:
-        """Ends the worker, frees the model, and destroys the node."""
+        """Ends the workers, frees the model, and destroys the node."""
         self._release()
         super().destroy_node()
 
@@ -384,9 +395,10 @@ class PerceptionNode(LifecycleNode):
                 if camera.newest is not None and camera.newest.stamp < oldest:
                     camera.drop()
         frames = [frame for camera in self._cameras if (frame := camera.take()) is not None]
-        if frames and self._worker is not None:
-            self._busy = True
-            self._batches.put(frames)
+        if frames and self._workers:
+            with self._idle_lock:
+                self._idle -= 1
+            self._batches.put((self._order.draw(), frames))
 
     def _on_incompatible_qos(self, camera: Camera, profile: QoSProfile) -> None:
         camera.complaint = self._explain_silence(camera, profile)
@@ -395,22 +407,25 @@ class PerceptionNode(LifecycleNode):
     def _input_topic(self, camera: Camera) -> str:
         return camera.subscription.topic_name if camera.subscription is not None else ""
 
-    # Images: the worker's side
+    # Images: the workers' side
 
     def _work(self) -> None:
-        while (frames := self._batches.get()) is not None:
+        while (batch := self._batches.get()) is not None:
+            number, frames = batch
             try:
-                self._process(frames)
+                self._process(frames, number)
             except Exception as error:  # a node does not die of a frame
                 for frame in frames:
                     self._fail(frame, error)
             finally:
-                del frames
-                self._busy = False
+                del batch, frames
+                self._order.leave(number)
+                with self._idle_lock:
+                    self._idle += 1
                 if self.executor is not None:
                     self.executor.wake()
 
-    def _process(self, frames: Sequence[Frame]) -> None:
+    def _process(self, frames: Sequence[Frame], number: int) -> None:
         predictor = self._predictor
         assert predictor is not None
         jobs = []
@@ -447,6 +462,7 @@ class PerceptionNode(LifecycleNode):
             self._frames_by_task.update(dict.fromkeys(tasks, len(jobs)))
             self._batches_by_size[len(jobs)] += 1
             self._prediction.add(ended, (ended - started) * 1e3)
+        self._order.wait(number)
         for (frame, wanted, image), result in zip(jobs, results, strict=True):
             header = frame.message.header
             try:

@@ -20,9 +20,10 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_checkpoint(tmp_path_factory.mktemp("models") / "untrained.safetensors")
 
 
-def node_arguments(**parameters: Any) -> list[str]:
-    """Arguments of python that start the node with these parameters."""
-    arguments = ["-m", "pvt_mtl_perception.ros.perception_node", "--ros-args"]
+def node_arguments(script: Path | None = None, **parameters: Any) -> list[str]:
+    """Arguments of python that start the node, or a script that starts it, with these parameters."""
+    node = [str(script)] if script else ["-m", "pvt_mtl_perception.ros.perception_node"]
+    arguments = [*node, "--ros-args"]
     for name, value in parameters.items():
         text = str(value).lower() if isinstance(value, bool) else str(value)
         arguments += ["-p", f"{name}:={text}"]
