@@ -19,7 +19,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -219,13 +219,21 @@ class Bench:
         if not future.done() or not future.result().success:
             raise SystemExit(f"the node refused transition {number}; its log above says why")
 
-    def node_round(self, seconds: float) -> dict[str, float]:
-        """Frames a second that arrive here, and the node's own percentiles, over ``seconds``."""
+    def node_round(
+        self, seconds: float, pids: Mapping[str, int] | None = None, cores: dict[str, float] | None = None
+    ) -> dict[str, float]:
+        """Frames a second that arrive here, and the node's own percentiles, over ``seconds``.
+
+        Args:
+            seconds: after the first frames.
+            pids, cores: see ``cores_of``.
+        """
         before = self.received
         if not self.spin(120, lambda: self.received > before + 2):
             raise SystemExit("no detections arrive from the node; its log above says why")
         first, started = self.received, time.perf_counter()
-        self.spin(seconds)
+        with cores_of(pids or {}, {} if cores is None else cores):
+            self.spin(seconds)
         rate = (self.received - first) / (time.perf_counter() - started)
         return {
             "rate": rate,
@@ -250,6 +258,26 @@ def memory_mb(pid: int) -> float:
     return int(status.split("VmRSS:")[1].split()[0]) / 1024
 
 
+def processor_seconds(pids: Mapping[str, int]) -> dict[str, float]:
+    """What processes have computed so far, all their threads together."""
+    ticks = os.sysconf("SC_CLK_TCK")
+    times = {}
+    for name, pid in pids.items():
+        # The command's name in parentheses may hold spaces; user and system time are the 14th and 15th field.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        times[name] = (int(fields[11]) + int(fields[12])) / ticks
+    return times
+
+
+@contextmanager
+def cores_of(pids: Mapping[str, int], cores: dict[str, float]) -> Iterator[None]:
+    """Fills ``cores`` with how many processor cores each process has used within the block, on average."""
+    before, started = processor_seconds(pids), time.perf_counter()
+    yield
+    seconds = time.perf_counter() - started
+    cores |= {name: (now - before[name]) / seconds for name, now in processor_seconds(pids).items()}
+
+
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """All measurements of one run."""
     checkpoint = str(arguments.checkpoint or shipped_checkpoint())
@@ -269,27 +297,34 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
             "-m", "pvt_mtl_perception.ros.perception_node", "--ros-args",
             "-p", f"model_path:={checkpoint}", "-p", f"cameras:={camera_names(arguments.cameras)}",
             *(word for name, value in engine.items() for word in ("-p", f"{name}:={value}")),
+            "-p", f"parallel_batches:={arguments.parallel_batches}",
         )  # fmt: skip
         bench.node_round(5.0)
-        rounds = []
+        pids = {"node": node.pid, "cameras": camera_process.pid, "listener": os.getpid()}
+        cores: dict[str, float]
+        rounds: list[dict[str, Any]] = []
         for _ in tqdm(range(arguments.rounds), desc="rounds", unit="round"):
             bench.transition(Transition.TRANSITION_DEACTIVATE)
-            beside = ask(bare, arguments.seconds)
+            with cores_of({"bare": bare.pid}, cores := {}):
+                beside = ask(bare, arguments.seconds)
             plain = ask(bare, arguments.seconds, "take")
             bench.transition(Transition.TRANSITION_ACTIVATE)
-            rounds.append({"bare": beside, "plain": plain, "node": bench.node_round(arguments.seconds)})
+            heard = bench.node_round(arguments.seconds, pids, cores)
+            rounds.append({"bare": beside, "plain": plain, "node": heard, "cores": cores})
         ratio = statistics.median(r["node"]["rate"] / r["bare"]["rate"] for r in rounds)
         node_rate = statistics.median(r["node"]["rate"] for r in rounds)
         bench.stop(camera_process)
         slow_rate = node_rate / arguments.cameras / 2
         bench.start_camera(slow_rate)
         # The percentiles cover the last seconds, which must all be of the slow camera.
+        busy_latency = float(bench.values["latency p50 [ms]"])
         bench.node_round(LATENCY_WINDOW + 2.0)
         unhurried = bench.node_round(arguments.seconds)
         report: dict[str, Any] = {
             "size": size,
             "cameras": arguments.cameras,
             **engine,
+            "parallel_batches": arguments.parallel_batches,
             "camera_rate": arguments.rate,
             "bare_alone_ms": statistics.median(alone["ms"]),
             "bare_alone_rate": alone["rate"],
@@ -299,6 +334,13 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
             "ratio_to_bare_alone": node_rate / alone["rate"],
             "plain_loop_rate": statistics.median(r["plain"]["rate"] for r in rounds),
             "ratio_to_plain_loop": statistics.median(r["node"]["rate"] / r["plain"]["rate"] for r in rounds),
+            "cores": {
+                name: statistics.median(r["cores"][name] for r in rounds) for name in rounds[0]["cores"]
+            },
+            "processor_ms_a_frame": {
+                name: 1000 * statistics.median(r["cores"][name] / r[name]["rate"] for r in rounds)
+                for name in ("bare", "node")
+            },
             "rounds": [
                 {
                     "ratio": r["node"]["rate"] / r["bare"]["rate"],
@@ -309,6 +351,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
                 }
                 for r in rounds
             ],
+            "busy_latency_p50_ms": busy_latency,
             "slow_camera_rate": slow_rate,
             "latency_p50_ms": unhurried["latency_p50_ms"],
             "prediction_p50_ms": unhurried["prediction_p50_ms"],
@@ -339,10 +382,20 @@ def print_table(report: dict[str, Any]) -> None:
         ("node / plain loop", f"{report['ratio_to_plain_loop']:.3f}"),
         ("node / bare alone", f"{report['ratio_to_bare_alone']:.3f}"),
         (
+            f"node latency p50, camera at {report['camera_rate']:g} Hz",
+            f"{report['busy_latency_p50_ms']:.1f} ms",
+        ),
+        (
             f"node latency p50, camera at {report['slow_camera_rate']:.2f} Hz",
             f"{report['latency_p50_ms']:.1f} ms",
         ),
         ("of which beyond the predictor", f"{report['added_latency_p50_ms']:.1f} ms"),
+    ]
+    cores, milliseconds = report["cores"], report["processor_ms_a_frame"]
+    rows += [
+        ("cores used: bare predictor", f"{cores['bare']:.2f}, {milliseconds['bare']:.0f} ms a frame"),
+        ("cores used: node", f"{cores['node']:.2f}, {milliseconds['node']:.0f} ms a frame"),
+        ("cores used: cameras, this listener", f"{cores['cameras']:.2f}, {cores['listener']:.2f}"),
     ]
     if readings := report.get("memory_mb"):
         first, last = min(readings), max(readings)
@@ -351,7 +404,7 @@ def print_table(report: dict[str, Any]) -> None:
     cameras = "1 camera" if report["cameras"] == 1 else f"{report['cameras']} cameras"
     print(
         f"{cameras}, {report['size']}, all tasks; {report['device']}, {report['precision']}, "
-        f"backend {report['backend']}"
+        f"backend {report['backend']}, parallel_batches {report['parallel_batches']}"
     )
     for name, value in rows:
         print(f"  {name:<42}{value}")
@@ -367,6 +420,12 @@ def main() -> None:
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--backend", default="auto")
     parser.add_argument("--cameras", type=int, default=1)
+    parser.add_argument(
+        "--parallel-batches",
+        type=int,
+        default=1,
+        help="the node's parameter; default: %(default)s",
+    )
     parser.add_argument("--size", default="1920x1080", help="of the cameras' images")
     parser.add_argument("--rate", type=float, default=30.0, help="of each camera, Hz")
     parser.add_argument("--seconds", type=float, default=15.0, help="of each measurement")
