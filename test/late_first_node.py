@@ -1,29 +1,40 @@
-"""A perception node whose predictor finishes an image that starts dark only after one that starts bright."""
+"""A perception node whose predictor keeps images back by how bright they begin.
+
+A dark image is done only after a bright one; a grey one as soon as the file exists that ``RELEASE`` names.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
+import time
+from pathlib import Path
 from typing import Any
 
 from pvt_mtl_perception.inference.predictor import Predictor
 from pvt_mtl_perception.ros.perception_node import main
 
 TIMEOUT = 60.0
-DARK, BRIGHT = 10, 250
+DARK, GREY, BRIGHT = 10, 130, 250
 
 bright_is_done = threading.Event()
 predict_now = Predictor.predict
 
 
 def predict(self: Predictor, images: Any, *arguments: Any, **options: Any) -> Any:
-    first = int(images[0][0, 0, 0])
+    level = int(images[0][0, 0, 0])
     results = predict_now(self, images, *arguments, **options)
-    if first == BRIGHT:
+    if level == BRIGHT:
         bright_is_done.set()
-    elif first == DARK:
+    elif level == DARK:
         assert bright_is_done.wait(TIMEOUT), "the bright image is not computed meanwhile"
         bright_is_done.clear()
+    elif level == GREY:
+        release, end = Path(os.environ["RELEASE"]), time.monotonic() + TIMEOUT
+        while not release.exists():
+            assert time.monotonic() < end, "nobody releases the grey image"
+            time.sleep(0.01)
     return results
 
 

@@ -20,6 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -92,9 +93,10 @@ def camera(count: int, width: int, height: int, rate: float) -> None:
 
 
 def predictor_loop(arguments: argparse.Namespace) -> None:
-    """For each ``SECONDS [take]`` on stdin: predicts batches, prints frames a second and each batch's ms.
+    """For each ``SECONDS [take | parallel]`` on stdin: predicts batches, prints frames a second and their ms.
 
-    With ``take`` the images are the cameras' newest ones, and the time includes taking them.
+    With ``take`` the images are the cameras' newest ones, and the time includes taking them. With
+    ``parallel`` as many batches are predicted at once as the node has in work.
     """
     prepare_process()  # as the node does
     from pvt_mtl_perception.inference.predictor import Predictor
@@ -104,20 +106,33 @@ def predictor_loop(arguments: argparse.Namespace) -> None:
         device=arguments.device,
         precision=arguments.precision,
         backend=arguments.backend,
+        calls=arguments.parallel_batches,
     )
     pictures = frames(arguments.width, arguments.height)
     batches = [[pictures[(i + j) % 4] for j in range(arguments.cameras)] for i in range(4)]
     predictor.predict(batches[0])
     print("ready", flush=True)
     for line in sys.stdin:
-        seconds, *take = line.split()
-        with newest_images(camera_names(arguments.cameras)) if take else nullcontext() as newest:
+        seconds, *mode = line.split()
+        threads = arguments.parallel_batches if mode == ["parallel"] else 1
+        with newest_images(camera_names(arguments.cameras)) if mode == ["take"] else nullcontext() as newest:
             times: list[float] = []
-            end = time.perf_counter() + float(seconds)
-            while (now := time.perf_counter()) < end:
-                predictor.predict(newest() if newest else batches[len(times) % 4])
-                times.append(1e3 * (time.perf_counter() - now))
-        rate = 1e3 * len(times) * arguments.cameras / sum(times)
+            started = time.perf_counter()
+            end = started + float(seconds)
+
+            def predict(
+                newest: Callable[[], list[np.ndarray]] | None = newest,
+                times: list[float] = times,
+                end: float = end,
+            ) -> None:
+                while (now := time.perf_counter()) < end:
+                    predictor.predict(newest() if newest else batches[len(times) % 4])
+                    times.append(1e3 * (time.perf_counter() - now))
+
+            with ThreadPoolExecutor(threads) as pool:
+                for done in [pool.submit(predict) for _ in range(threads)]:
+                    done.result()
+            rate = len(times) * arguments.cameras / (time.perf_counter() - started)
         print(json.dumps({"rate": rate, "ms": times}), flush=True)
 
 
@@ -219,21 +234,13 @@ class Bench:
         if not future.done() or not future.result().success:
             raise SystemExit(f"the node refused transition {number}; its log above says why")
 
-    def node_round(
-        self, seconds: float, pids: Mapping[str, int] | None = None, cores: dict[str, float] | None = None
-    ) -> dict[str, float]:
-        """Frames a second that arrive here, and the node's own percentiles, over ``seconds``.
-
-        Args:
-            seconds: after the first frames.
-            pids, cores: see ``cores_of``.
-        """
+    def node_round(self, seconds: float) -> dict[str, float]:
+        """Frames a second that arrive here, and the node's own percentiles, over ``seconds``."""
         before = self.received
         if not self.spin(120, lambda: self.received > before + 2):
             raise SystemExit("no detections arrive from the node; its log above says why")
         first, started = self.received, time.perf_counter()
-        with cores_of(pids or {}, {} if cores is None else cores):
-            self.spin(seconds)
+        self.spin(seconds)
         rate = (self.received - first) / (time.perf_counter() - started)
         return {
             "rate": rate,
@@ -269,13 +276,13 @@ def processor_seconds(pids: Mapping[str, int]) -> dict[str, float]:
     return times
 
 
-@contextmanager
-def cores_of(pids: Mapping[str, int], cores: dict[str, float]) -> Iterator[None]:
-    """Fills ``cores`` with how many processor cores each process has used within the block, on average."""
+def with_cores(measure: Callable[[], dict[str, Any]], pids: Mapping[str, int]) -> dict[str, Any]:
+    """What ``measure`` gives, and as ``cores`` how many processor cores each process used on average."""
     before, started = processor_seconds(pids), time.perf_counter()
-    yield
+    measured = measure()
     seconds = time.perf_counter() - started
-    cores |= {name: (now - before[name]) / seconds for name, now in processor_seconds(pids).items()}
+    cores = {name: (now - before[name]) / seconds for name, now in processor_seconds(pids).items()}
+    return {**measured, "cores": cores}
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -301,23 +308,22 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         )  # fmt: skip
         bench.node_round(5.0)
         pids = {"node": node.pid, "cameras": camera_process.pid, "listener": os.getpid()}
-        cores: dict[str, float]
         rounds: list[dict[str, Any]] = []
         for _ in tqdm(range(arguments.rounds), desc="rounds", unit="round"):
             bench.transition(Transition.TRANSITION_DEACTIVATE)
-            with cores_of({"bare": bare.pid}, cores := {}):
-                beside = ask(bare, arguments.seconds)
+            beside = with_cores(lambda: ask(bare, arguments.seconds), {"bare": bare.pid})
+            at_once = ask(bare, arguments.seconds, "parallel") if arguments.parallel_batches > 1 else beside
             plain = ask(bare, arguments.seconds, "take")
             bench.transition(Transition.TRANSITION_ACTIVATE)
-            heard = bench.node_round(arguments.seconds, pids, cores)
-            rounds.append({"bare": beside, "plain": plain, "node": heard, "cores": cores})
+            bench.node_round(1.0)
+            heard = with_cores(lambda: bench.node_round(arguments.seconds), pids)
+            rounds.append({"bare": beside, "at_once": at_once, "plain": plain, "node": heard})
         ratio = statistics.median(r["node"]["rate"] / r["bare"]["rate"] for r in rounds)
         node_rate = statistics.median(r["node"]["rate"] for r in rounds)
         bench.stop(camera_process)
         slow_rate = node_rate / arguments.cameras / 2
         bench.start_camera(slow_rate)
         # The percentiles cover the last seconds, which must all be of the slow camera.
-        busy_latency = float(bench.values["latency p50 [ms]"])
         bench.node_round(LATENCY_WINDOW + 2.0)
         unhurried = bench.node_round(arguments.seconds)
         report: dict[str, Any] = {
@@ -332,13 +338,18 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
             "node_rate": node_rate,
             "ratio": ratio,
             "ratio_to_bare_alone": node_rate / alone["rate"],
+            "bare_at_once_rate": statistics.median(r["at_once"]["rate"] for r in rounds),
+            "ratio_to_bare_at_once": statistics.median(
+                r["node"]["rate"] / r["at_once"]["rate"] for r in rounds
+            ),
             "plain_loop_rate": statistics.median(r["plain"]["rate"] for r in rounds),
             "ratio_to_plain_loop": statistics.median(r["node"]["rate"] / r["plain"]["rate"] for r in rounds),
             "cores": {
-                name: statistics.median(r["cores"][name] for r in rounds) for name in rounds[0]["cores"]
+                name: statistics.median(r[part]["cores"][name] for r in rounds)
+                for part, name in [("bare", "bare"), *(("node", name) for name in pids)]
             },
             "processor_ms_a_frame": {
-                name: 1000 * statistics.median(r["cores"][name] / r[name]["rate"] for r in rounds)
+                name: 1000 * statistics.median(r[name]["cores"][name] / r[name]["rate"] for r in rounds)
                 for name in ("bare", "node")
             },
             "rounds": [
@@ -351,7 +362,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
                 }
                 for r in rounds
             ],
-            "busy_latency_p50_ms": busy_latency,
+            "busy_latency_p50_ms": statistics.median(r["node"]["latency_p50_ms"] for r in rounds),
             "slow_camera_rate": slow_rate,
             "latency_p50_ms": unhurried["latency_p50_ms"],
             "prediction_p50_ms": unhurried["prediction_p50_ms"],
@@ -391,6 +402,12 @@ def print_table(report: dict[str, Any]) -> None:
         ),
         ("of which beyond the predictor", f"{report['added_latency_p50_ms']:.1f} ms"),
     ]
+    if report["parallel_batches"] > 1:
+        also = f"bare, {report['parallel_batches']} at once"
+        rows += [
+            (f"{also}, beside the camera", f"{report['bare_at_once_rate']:.2f} frames/s"),
+            (f"node / {also}", f"{report['ratio_to_bare_at_once']:.3f}"),
+        ]
     cores, milliseconds = report["cores"], report["processor_ms_a_frame"]
     rows += [
         ("cores used: bare predictor", f"{cores['bare']:.2f}, {milliseconds['bare']:.0f} ms a frame"),

@@ -182,7 +182,7 @@ class Camera:
         return self._tasks if OVERLAY in wanted else frozenset(_TASK[topic] for topic in wanted)
 
     def put(self, frame: Frame, sequence: int | None) -> None:
-        """Keeps a frame until the worker has time, in place of the one that waits.
+        """Keeps a frame until a worker has time, in place of the one that waits.
 
         Args:
             frame: the newest.

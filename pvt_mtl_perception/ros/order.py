@@ -16,8 +16,9 @@ class PublicationOrder:
 
     def draw(self) -> int:
         """The number of a batch that comes now."""
-        self._drawn += 1
-        return self._drawn - 1
+        with self._changed:
+            self._drawn += 1
+            return self._drawn - 1
 
     def wait(self, number: int) -> None:
         """Returns when every batch before this one has left."""

@@ -345,7 +345,7 @@ class PerceptionNode(LifecycleNode):
         received = time.monotonic()
         received_at = info.get("received_timestamp") or 0
         if received_at:
-            # The image has waited in the middleware while the worker was busy.
+            # The image has waited in the middleware while the workers were busy.
             received -= max(0.0, (time.time_ns() - received_at) * 1e-9)
         camera.complaint = ""
         if camera.silent:
@@ -486,8 +486,11 @@ class PerceptionNode(LifecycleNode):
         camera, now = frame.camera, time.monotonic()
         camera.statistics.on_failed(reason)
         # Not rclpy's throttle, which would let one camera's failures hide another's.
-        if now - camera.failure_logged >= LOG_PERIOD:
-            camera.failure_logged = now
+        with self._statistics_lock:
+            log = now - camera.failure_logged >= LOG_PERIOD
+            if log:
+                camera.failure_logged = now
+        if log:
             self.get_logger().error(f"a frame of {self._input_topic(camera)} failed: {reason}")
 
     # Reports

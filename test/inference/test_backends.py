@@ -7,6 +7,7 @@ import threading
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from checkpoints import make_checkpoint
 from pvt_mtl_perception.data.synthetic import render_frame
 from pvt_mtl_perception.inference.agreement import compare
 from pvt_mtl_perception.inference.backends import backend as backend_module
+from pvt_mtl_perception.inference.backends import openvino as openvino_module
 from pvt_mtl_perception.inference.backends import registry
 from pvt_mtl_perception.inference.backends.backend import BackendUnavailableError
 from pvt_mtl_perception.inference.backends.cache import (
@@ -35,6 +37,7 @@ from pvt_mtl_perception.inference.backends.graph import (
     serialized_graph,
     subgraph,
 )
+from pvt_mtl_perception.inference.backends.openvino import OpenVinoBackend
 from pvt_mtl_perception.inference.backends.rewrites import (
     ChannelsLastGroupNorm,
     for_engines,
@@ -143,7 +146,7 @@ def test_an_engine_computes_only_what_is_asked_for(
         assert_equal_outputs(eager.forward(batch, tasks), found)
     # All of the rest is absent from the program, not merely left out of its answer.
     if predictor.backend == "openvino":
-        outputs = predictor._backend._requests[SIZE, tuple(tasks)][1].get().model_outputs
+        outputs = predictor._backend._kept[SIZE, tuple(tasks)][1].shapes
     else:
         outputs = predictor._backend._sessions[SIZE, tuple(tasks)].get_outputs()
     assert len(outputs) == len(named_outputs(found))
@@ -154,33 +157,82 @@ openvino_only = pytest.mark.skipif(
 )
 
 
-def idle_requests(predictor: Predictor, tasks: Collection[str] = TASKS) -> dict[int, int]:
+def idle_requests(predictor: Predictor) -> dict[int, int]:
     """How many requests of each program of OpenVINO's are free, by the images that it computes at once."""
-    return {
-        at_once: idle.qsize() for at_once, idle in predictor._backend._requests[SIZE, tuple(tasks)].items()
-    }
+    programs = predictor._backend._kept[SIZE, TASKS]
+    return {at_once: program.idle.qsize() for at_once, program in programs.items()}
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Of each image that OpenVINO starts: how many its program computes at once, and how many it does now."""
+    images: list[tuple[int, int]] = []
+    programs: dict[int, tuple[int, Any]] = {}
+    start, prepared = openvino_module._start, OpenVinoBackend._prepared
+
+    def keeping(backend, size, names, at_once) -> Any:
+        program = prepared(backend, size, names, at_once)
+        for request in [program.idle.get() for _ in range(at_once)]:
+            programs[id(request)] = at_once, program.idle
+            program.idle.put(request)
+        return program
+
+    def recording(request, image, outputs) -> None:
+        at_once, idle = programs[id(request)]
+        images.append((at_once, at_once - idle.qsize()))
+        start(request, image, outputs)
+
+    monkeypatch.setattr(OpenVinoBackend, "_prepared", keeping)
+    monkeypatch.setattr(openvino_module, "_start", recording)
+    return images
 
 
 @openvino_only
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [
+        (1, [(1, 1)]),
+        (2, [(1, 1)] * 2),  # half of the threads would have nothing to do
+        (3, [(4, 1), (4, 2), (4, 3)]),
+        (4, [(4, 1), (4, 2), (4, 3), (4, 4)]),
+        (5, [(4, 1), (4, 2), (4, 3), (4, 4), (1, 1)]),
+        (7, [(4, 1), (4, 2), (4, 3), (4, 4), (4, 1), (4, 2), (4, 3)]),
+    ],
+)
 def test_openvino_computes_as_many_images_of_a_batch_at_once_as_there_are_threads(
-    checkpoint: Path, eager: Predictor, frames: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
-) -> None:
+    checkpoint: Path, eager: Predictor, frames: list[np.ndarray], monkeypatch: pytest.MonkeyPatch,
+    started: list[tuple[int, int]], count: int, expected: list[tuple[int, int]],
+) -> None:  # fmt: skip
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     predictor = Predictor(checkpoint, "cpu", backend="openvino")
     with torch.inference_mode():
         batch, _ = predictor.preprocess([*frames, *frames[::-1], frames[1]])
-        # A larger batch brings a program for more images, in place of one for fewer. Of five the last is
-        # left over.
-        for count, programs in ((1, [1]), (2, [1, 2]), (7, [1, 4]), (5, [1, 4]), (1, [1, 4])):
-            found = predictor.forward(batch[:count], TASKS)
-            assert_equal_outputs(eager.forward(batch[:count], TASKS), found)
+        predictor.forward(batch, TASKS)
+        started.clear()
+        found = predictor.forward(batch[:count], TASKS)
+        assert_equal_outputs(eager.forward(batch[:count], TASKS), found)
+    assert started == expected
+    assert idle_requests(predictor) == {1: 1, 4: 4}
+
+
+@openvino_only
+def test_a_larger_batch_brings_a_program_for_more_images(
+    checkpoint: Path, frames: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    predictor = Predictor(checkpoint, "cpu", backend="openvino")
+    with torch.inference_mode():
+        batch, _ = predictor.preprocess([*frames, *frames])
+        for count, programs in ((1, [1]), (2, [1, 2]), (6, [1, 4]), (3, [1, 4])):
+            predictor.forward(batch[:count], TASKS)
             assert idle_requests(predictor) == {at_once: at_once for at_once in programs}
 
 
 @openvino_only
 def test_openvino_computes_calls_at_once_on_a_part_of_the_threads_each(
-    checkpoint: Path, eager: Predictor, frames: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
-) -> None:
+    checkpoint: Path, eager: Predictor, frames: list[np.ndarray], monkeypatch: pytest.MonkeyPatch,
+    started: list[tuple[int, int]],
+) -> None:  # fmt: skip
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     predictor = Predictor(checkpoint, "cpu", backend="openvino", calls=3)
     with torch.inference_mode():
@@ -188,32 +240,59 @@ def test_openvino_computes_calls_at_once_on_a_part_of_the_threads_each(
         expected = eager.forward(batch, TASKS)
         predictor.forward(batch[:1], TASKS)  # prepares both programs, though it is alone
         assert idle_requests(predictor) == {1: 1, 2: 2}
+        monkeypatch.setattr(predictor._backend, "_calls", 1)  # of somebody else
+        predictor.forward(batch[:1], TASKS)
+        monkeypatch.undo()
+    assert [at_once for at_once, _ in started] == [1, 2]
 
     def forward(_: int) -> NetworkOutput:
         with torch.inference_mode():
             return predictor.forward(batch, TASKS)
 
+    predictor._backend._calls = 0
     with ThreadPoolExecutor(3) as pool:
         for found in pool.map(forward, range(9)):
             assert_equal_outputs(expected, found)
     assert idle_requests(predictor) == {1: 1, 2: 2}
 
 
+class FailingRequest:
+    """A request whose result nobody can have."""
+
+    def __init__(self, request: Any, method: str) -> None:
+        self._request, self._method = request, method
+
+    def __getattr__(self, name: str) -> Any:
+        if name != self._method:
+            return getattr(self._request, name)
+        self._request.wait()
+        raise RuntimeError("no memory")
+
+
 @openvino_only
-def test_openvino_gives_its_requests_back_where_an_image_fails(
-    checkpoint: Path, frames: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    predictor = Predictor(checkpoint, "cpu", backend="openvino", calls=2)
+@pytest.mark.parametrize("method", ["wait", "start_async"])
+@pytest.mark.parametrize("position", range(3))
+def test_openvino_has_its_requests_back_when_one_of_several_images_has_failed(
+    checkpoint: Path, eager: Predictor, frames: list[np.ndarray], monkeypatch: pytest.MonkeyPatch,
+    position: int, method: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    predictor = Predictor(checkpoint, "cpu", backend="openvino")
     with torch.inference_mode():
         batch, _ = predictor.preprocess(frames)
         predictor.forward(batch, TASKS)
-        before = idle_requests(predictor)
-        with monkeypatch.context() as patch:
-            patch.setattr(torch, "empty", lambda shape: torch.zeros(1))
-            with pytest.raises(RuntimeError):
-                predictor.forward(batch, TASKS)
-        assert idle_requests(predictor) == before
-        predictor.forward(batch, TASKS)
+        idle = predictor._backend._kept[SIZE, TASKS][3].idle
+        requests = [idle.get() for _ in range(3)]
+        for i, request in enumerate(requests):
+            idle.put(FailingRequest(request, method) if i == position else request)
+        with pytest.raises(RuntimeError, match="no memory"):
+            predictor.forward(batch, TASKS)
+        assert idle_requests(predictor) == {1: 1, 3: 3}
+        for _ in range(3):
+            idle.get()
+        for request in requests:
+            idle.put(request)
+        assert_equal_outputs(eager.forward(batch, TASKS), predictor.forward(batch, TASKS))
 
 
 def test_the_part_of_a_graph_for_one_task_lacks_the_weights_of_the_others(checkpoint: Path) -> None:
@@ -521,7 +600,7 @@ def test_a_new_set_of_tasks_runs_at_once_while_its_program_is_prepared(
 ) -> None:
     predictor = Predictor(checkpoint, "cpu", backend=name, background=True)
     engine = predictor._backend._backend
-    prepare, kept = ("_programs", "_requests") if name == "openvino" else ("_session", "_sessions")
+    prepare, kept = ("_programs", "_kept") if name == "openvino" else ("_session", "_sessions")
     go_on, held = threading.Event(), threading.Event()
     original = getattr(engine, prepare)
 

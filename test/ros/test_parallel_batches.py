@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-from late_first_node import BRIGHT, DARK
+from late_first_node import BRIGHT, DARK, GREY
 from lifecycle_msgs.msg import Transition
 from ros_client import TIMEOUT, Listener, RosClient
 from sensor_msgs.msg import Image
@@ -17,9 +19,21 @@ NODE = Path(__file__).resolve().parents[1] / "late_first_node.py"
 SIDE = 64
 
 
+@pytest.fixture(scope="module")
+def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file that lets grey images go on."""
+    return tmp_path_factory.mktemp("parallel") / "release"
+
+
 @pytest.fixture(scope="module", autouse=True)
-def node(start_node: Any, client: RosClient, checkpoint: Path) -> Iterator[Any]:
-    process = start_node(script=NODE, model_path=checkpoint, device="cpu", parallel_batches=2)
+def node(start_node: Any, client: RosClient, checkpoint: Path, release: Path) -> Iterator[Any]:
+    process = start_node(
+        script=NODE,
+        environment={"RELEASE": str(release)},
+        model_path=checkpoint,
+        device="cpu",
+        parallel_batches=2,
+    )
     client.wait_for_state("active")
     yield process
     assert process.stop(TIMEOUT) == 0, process.output
@@ -41,6 +55,13 @@ def publish_one_after_the_other(client: RosClient, *images: Image) -> None:
         publisher.publish(message)
         client.camera_values("/image", lambda v, n=before + count: int(v["frames received"]) == n)
     client.in_executor(client.node.destroy_publisher, publisher)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + TIMEOUT
+    while not condition():
+        assert time.monotonic() < end, "the condition is never met"
+        time.sleep(0.01)
 
 
 def stamps(listener: Listener, count: int) -> list[int]:
@@ -76,17 +97,28 @@ def test_a_batch_that_fails_does_not_hold_up_those_after_it(client: RosClient) -
     client.forget(listener)
 
 
-def test_deactivating_publishes_what_is_in_work(client: RosClient) -> None:
-    # Arrange
+def test_deactivating_waits_for_what_is_in_work_and_publishes_it(
+    client: RosClient, release: Path, node: Any
+) -> None:
+    # Arrange: two images are in work, and neither is done.
     listener = client.listen(Classification, "/classification")
     client.camera_values("/image", lambda values: values["subscribed outputs"] == "classification")
-    publish_one_after_the_other(client, image(7, BRIGHT), image(8, DARK))
+    publish_one_after_the_other(client, image(7, GREY), image(8, GREY))
+    assert not listener.messages
 
-    # Act
-    assert client.change_state(Transition.TRANSITION_DEACTIVATE)
+    # Act: the node lets the image topic go first.
+    publisher = client.node.create_publisher(Image, "/image", 1)
+    wait_until(lambda: publisher.get_subscription_count() == 1)
+    with ThreadPoolExecutor(1) as pool:
+        deactivated = pool.submit(client.change_state, Transition.TRANSITION_DEACTIVATE)
+        wait_until(lambda: publisher.get_subscription_count() == 0)
+        assert not deactivated.done()
+        release.touch()
+        assert deactivated.result(TIMEOUT)
 
     # Assert
-    assert client.state() == "inactive"
     assert stamps(listener, 2) == [7, 8]
+    assert client.state() == "inactive"
     assert client.change_state(Transition.TRANSITION_ACTIVATE)
+    client.in_executor(client.node.destroy_publisher, publisher)
     client.forget(listener)

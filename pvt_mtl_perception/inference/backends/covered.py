@@ -25,11 +25,11 @@ class BackgroundBackend:
     """Runs a new set of tasks in a program that has more, while its own is prepared in a thread.
 
     So a stream goes on when somebody begins to listen to a part of the results. Without a program that covers
-    it a call prepares its own, as ever.
+    it a call prepares its own, as ever; so may a batch that is larger than any before.
 
     Args:
-        backend: prepares one program for each image size and set of tasks, for any batch, while it runs
-            others.
+        backend: prepares what it needs for an image size, a set of tasks and batches up to a size, while it
+            runs others.
     """
 
     def __init__(self, backend: Backend) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections import deque
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -76,8 +77,17 @@ def compile_graph(
     return core.compile_model(layout.build(), "CPU", dict(options))
 
 
-Requests = queue.SimpleQueue[Any]
-"""Those of a program that compute nothing at the moment."""
+@dataclass(frozen=True)
+class Program:
+    """A compiled graph.
+
+    Attributes:
+        shapes: of the outputs of one image, without the batch.
+        idle: those of its requests that compute nothing; it has one for each image that it computes at once.
+    """
+
+    shapes: list[tuple[int, ...]]
+    idle: queue.SimpleQueue[Any]
 
 
 class OpenVinoBackend:
@@ -85,15 +95,16 @@ class OpenVinoBackend:
 
     Threads that compute an image together wait for each other after each of its operations, and longer where
     other processes want the cores. So an image that comes alone gets all threads, which is soonest done;
-    images of a batch, and of calls at once, get a thread each as far as there are threads, which together
-    takes less time. An image of a batch that is left over gets all of them again.
+    images of a batch, and of calls at once, get an equal part of them each, which together takes less time.
+    What is left of a batch, at most half as many images as are computed at once, gets all threads again, one
+    image after the other.
 
     Args:
         network: left as it is.
         device: the CPU.
         precision: ``fp32``, or ``bf16`` where the CPU computes in it (AVX-512 BF16 or AMX).
         graph: the exported network, serialised; exported where needed when None.
-        calls: so many at once are expected; further ones wait.
+        calls: so many at once are prepared for; without preparation they take turns.
 
     Raises:
         BackendUnavailableError: without OpenVINO, or for another device.
@@ -124,7 +135,7 @@ class OpenVinoBackend:
         self._graph = graph
         self._expected = calls
         # Of each size and set of tasks, by how many images a program computes at once.
-        self._requests: dict[tuple[tuple[int, int], tuple[str, ...]], dict[int, Requests]] = {}
+        self._kept: dict[tuple[tuple[int, int], tuple[str, ...]], dict[int, Program]] = {}
         self._preparing = threading.Lock()
         self._calls = 0
         self._counting = threading.Lock()
@@ -136,73 +147,63 @@ class OpenVinoBackend:
         # As it lies in memory, rows of interleaved channels: no copy.
         rows = images.permute(0, 2, 3, 1).contiguous()
         programs = self._programs(size, tuple(tasks), names, len(rows))
+        outputs = [torch.empty((len(rows), *shape)) for shape in programs[1].shapes]
         with self._counting:
             self._calls += 1
         try:
-            outputs = self._computed(programs, rows)
+            done = 0
+            while done < len(rows):
+                done += self._compute(programs, rows[done:], [output[done:] for output in outputs])
         finally:
             with self._counting:
                 self._calls -= 1
         outputs = [output.permute(0, 3, 1, 2) if output.ndim == 4 else output for output in outputs]
         return network_output(dict(zip(names, outputs, strict=True)), self._network.spec, size)
 
-    def _computed(self, programs: Mapping[int, Requests], rows: Tensor) -> list[Tensor]:
-        """The outputs of a batch (B, H, W, 3), maps with their channels last."""
-        outputs: list[Tensor] = []
-        running: deque[tuple[Requests, Any]] = deque()
+    def _compute(self, programs: Mapping[int, Program], rows: Tensor, outputs: Sequence[Tensor]) -> int:
+        """Fills the outputs of the first images of (B, H, W, 3), as many as can be computed at once.
 
-        def end_first() -> None:
-            idle, request = running.popleft()
-            try:
-                request.wait()
-            finally:
-                idle.put(request)
-
+        Returns:
+            How many they are.
+        """
         at_once = max(programs)
-        try:
+        whole = self._calls == 1 and 2 * len(rows) <= at_once
+        idle = programs[1 if whole else at_once].idle
+        # Whatever is raised, each request has ended before it is idle, and before its tensors go.
+        with ExitStack() as running:
             for i in range(len(rows)):
-                left_over = i == len(rows) - 1 and i % at_once == 0
-                whole = at_once == 1 or (left_over and self._calls == 1)
-                idle = programs[1 if whole else at_once]
-                while running and (whole or idle.empty()):
-                    end_first()
-                request = idle.get()
                 try:
-                    outputs = outputs or [
-                        torch.empty((len(rows), *tuple(port.shape)[1:])) for port in request.model_outputs
-                    ]
-                    _start(request, rows[i : i + 1], [output[i : i + 1] for output in outputs])
-                except BaseException:
-                    idle.put(request)
-                    raise
-                running.append((idle, request))
-        finally:
-            while running:
-                end_first()
-        return outputs
+                    # Only the first is waited for: two calls that hold some must not wait for each other's.
+                    request = idle.get(block=i == 0)
+                except queue.Empty:
+                    return i
+                running.callback(idle.put, request)
+                running.callback(request.wait)
+                _start(request, rows[i : i + 1], [output[i : i + 1] for output in outputs])
+        return len(rows)
 
     def _programs(
         self, size: tuple[int, int], tasks: tuple[str, ...], names: list[str], batch: int
-    ) -> dict[int, Requests]:
+    ) -> dict[int, Program]:
         """The program for one image and, for a batch or several calls, one for as many at once."""
         key, at_once = (size, tasks), min(max(batch, self._expected), torch.get_num_threads())
-        if at_once > max(self._requests.get(key, {0: None})):
+        if at_once > max(self._kept.get(key, {0: None})):
             with self._preparing:  # others run meanwhile
-                programs = dict(self._requests.get(key, {}))
+                programs = dict(self._kept.get(key, {}))
                 for count in (1, at_once):
                     if count > max(programs, default=0):
                         programs[count] = self._prepared(size, names, count)
                 # Of the programs for several images the largest is enough.
-                self._requests[key] = {count: programs[count] for count in (1, max(programs))}
-        return self._requests[key]
+                self._kept[key] = {count: programs[count] for count in (1, max(programs))}
+        return self._kept[key]
 
-    def _prepared(self, size: tuple[int, int], names: list[str], at_once: int) -> Requests:
+    def _prepared(self, size: tuple[int, int], names: list[str], at_once: int) -> Program:
         graph = self._graph or graph_for_openvino(self._network, size)
-        program = compile_graph(self._core, graph, names, size, program_options(self._precision, at_once))
-        idle: Requests = queue.SimpleQueue()
+        compiled = compile_graph(self._core, graph, names, size, program_options(self._precision, at_once))
+        program = Program([tuple(port.shape)[1:] for port in compiled.outputs], queue.SimpleQueue())
         for _ in range(at_once):
-            idle.put(program.create_infer_request())
-        return idle
+            program.idle.put(compiled.create_infer_request())
+        return program
 
 
 def _start(request: Any, image: Tensor, outputs: Sequence[Tensor]) -> None:
