@@ -50,8 +50,8 @@ class Predictor:
             tasks, and some for each batch size.
         background: for a stream that must not stand still: a new set of tasks runs in a program that has more
             while ``onnxruntime`` or ``openvino`` prepare its own in a thread.
-        calls: how many calls will come at once. ``openvino`` gives each a part of the processor's threads:
-            more images a second, later each. Calls that come alone get all threads as ever.
+        calls: how many calls are expected at once. ``openvino`` gives each a part of the processor's threads
+            then: more images a second, later each. A call that comes alone gets all threads as ever.
 
     Attributes:
         labels: label sets of the heads (``TaskLabels``).

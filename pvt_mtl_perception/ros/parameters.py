@@ -142,7 +142,7 @@ class Settings:
     )
     parallel_batches: int = _parameter(
         1,
-        "Batches computed at once; with one camera, images. More give a higher rate where images come faster "
+        "Batches in work at once; with one camera, images. More give a higher rate where images come faster "
         "than they are processed, and a higher latency.",
         "configure",
         minimum=1,
