@@ -178,6 +178,8 @@ def test_an_environment_that_is_up_to_date_is_left_alone(tmp_path, monkeypatch, 
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
     done = []
+    # A sourced ROS 2 would come before the wheels.
+    monkeypatch.delenv("ROS_DISTRO", raising=False)
     monkeypatch.setattr(script, "check_machine", lambda distro: done.append("checked"))
     monkeypatch.setattr(script, "make_venv", lambda venv, distro: done.append("made"))
     monkeypatch.setattr(script, "install_packages", lambda venv, distro, wheels: done.append(wheels))
