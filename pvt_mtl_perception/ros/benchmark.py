@@ -111,6 +111,12 @@ def predictor_loop(arguments: argparse.Namespace) -> None:
     pictures = frames(arguments.width, arguments.height)
     batches = [[pictures[(i + j) % 4] for j in range(arguments.cameras)] for i in range(4)]
     predictor.predict(batches[0])
+
+    def predict_until(end: float, newest: Callable[[], list[np.ndarray]] | None, times: list[float]) -> None:
+        while (now := time.perf_counter()) < end:
+            predictor.predict(newest() if newest else batches[len(times) % 4])
+            times.append(1e3 * (time.perf_counter() - now))
+
     print("ready", flush=True)
     for line in sys.stdin:
         seconds, *mode = line.split()
@@ -119,18 +125,8 @@ def predictor_loop(arguments: argparse.Namespace) -> None:
             times: list[float] = []
             started = time.perf_counter()
             end = started + float(seconds)
-
-            def predict(
-                newest: Callable[[], list[np.ndarray]] | None = newest,
-                times: list[float] = times,
-                end: float = end,
-            ) -> None:
-                while (now := time.perf_counter()) < end:
-                    predictor.predict(newest() if newest else batches[len(times) % 4])
-                    times.append(1e3 * (time.perf_counter() - now))
-
             with ThreadPoolExecutor(threads) as pool:
-                for done in [pool.submit(predict) for _ in range(threads)]:
+                for done in [pool.submit(predict_until, end, newest, times) for _ in range(threads)]:
                     done.result()
             rate = len(times) * arguments.cameras / (time.perf_counter() - started)
         print(json.dumps({"rate": rate, "ms": times}), flush=True)

@@ -14,6 +14,12 @@ class PublicationOrder:
         self._turn = 0
         self._left: set[int] = set()
 
+    @property
+    def in_work(self) -> int:
+        """How many batches have come and not left."""
+        with self._changed:
+            return self._drawn - self._turn - len(self._left)
+
     def draw(self) -> int:
         """The number of a batch that comes now."""
         with self._changed:

@@ -111,8 +111,6 @@ class PerceptionNode(LifecycleNode):
         self._fault = ""
         self._batches: queue.SimpleQueue[tuple[int, list[Frame]] | None] = queue.SimpleQueue()
         self._order = PublicationOrder()
-        self._idle = 0
-        self._idle_lock = threading.Lock()
         self._dispatching = False
         self._statistics_lock = threading.Lock()
         self._frames_by_task: Counter[str] = Counter()
@@ -218,10 +216,9 @@ class PerceptionNode(LifecycleNode):
         if result != _SUCCESS:
             return result
         stamp = self.get_clock().now().to_msg()
-        self._idle = self._settings.parallel_batches
         self._workers = [
             threading.Thread(target=self._work, name=f"perception worker {i}", daemon=True)
-            for i in range(self._idle)
+            for i in range(self._settings.parallel_batches)
         ]
         for worker in self._workers:
             worker.start()
@@ -239,7 +236,7 @@ class PerceptionNode(LifecycleNode):
         compressed = self._settings.image_transport == "compressed"
 
         def is_open() -> bool:
-            if self._idle <= 0 or not (camera.look or camera.wanted()):
+            if self._order.in_work >= len(self._workers) or not (camera.look or camera.wanted()):
                 return False
             camera.last_open = time.monotonic()
             return True
@@ -396,8 +393,6 @@ class PerceptionNode(LifecycleNode):
                     camera.drop()
         frames = [frame for camera in self._cameras if (frame := camera.take()) is not None]
         if frames and self._workers:
-            with self._idle_lock:
-                self._idle -= 1
             self._batches.put((self._order.draw(), frames))
 
     def _on_incompatible_qos(self, camera: Camera, profile: QoSProfile) -> None:
@@ -420,8 +415,6 @@ class PerceptionNode(LifecycleNode):
             finally:
                 del batch, frames
                 self._order.leave(number)
-                with self._idle_lock:
-                    self._idle += 1
                 if self.executor is not None:
                     self.executor.wake()
 

@@ -240,16 +240,15 @@ def test_openvino_computes_calls_at_once_on_a_part_of_the_threads_each(
         expected = eager.forward(batch, TASKS)
         predictor.forward(batch[:1], TASKS)  # prepares both programs, though it is alone
         assert idle_requests(predictor) == {1: 1, 2: 2}
-        monkeypatch.setattr(predictor._backend, "_calls", 1)  # of somebody else
-        predictor.forward(batch[:1], TASKS)
-        monkeypatch.undo()
+        with monkeypatch.context() as patch:
+            patch.setattr(predictor._backend, "_calls", 1)  # of somebody else
+            predictor.forward(batch[:1], TASKS)
     assert [at_once for at_once, _ in started] == [1, 2]
 
     def forward(_: int) -> NetworkOutput:
         with torch.inference_mode():
             return predictor.forward(batch, TASKS)
 
-    predictor._backend._calls = 0
     with ThreadPoolExecutor(3) as pool:
         for found in pool.map(forward, range(9)):
             assert_equal_outputs(expected, found)

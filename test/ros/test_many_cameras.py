@@ -118,7 +118,7 @@ def test_synchronous_batches_hold_one_stamp(client: RosClient, parallel_batches:
     client.camera_values("/back_right/image", lambda values: values["level"] == "WARN")
     for listener in listeners.values():
         listener.forget_all()
-    listeners["back"].wait_for(lambda _: len(listeners["back"].messages) > 12)
+    listeners["back"].wait_for(lambda _: len(listeners["back"].messages) > 8)
     stamps = {
         name: np.array(
             [m.header.stamp.sec % 10000 + 1e-9 * m.header.stamp.nanosec for m in listener.messages]
@@ -131,10 +131,11 @@ def test_synchronous_batches_hold_one_stamp(client: RosClient, parallel_batches:
         inner = stamps[name][2:-2]
         return np.abs(inner[:, None] - stamps[other][None]).min(axis=1)
 
-    for name, other in (*permutations(NAMES[:3], 2), ("back", "front")):
+    for name, other in permutations(NAMES[:3], 2):
         # One that comes later than the tolerance, on a busy machine, is left out.
         alone = float(np.mean(distances(name, other) > TOLERANCE))
-        assert alone < 0.3, f"{alone:.0%} of {name}'s frames were processed without {other}'s"
+        assert alone < 0.2, f"{alone:.0%} of {name}'s frames were processed without {other}'s"
+    assert distances("back", "front").max() <= TOLERANCE, "frames of different times shared a batch"
     assert len(stamps["front"]) > 10
     for name, of_camera in stamps.items():
         assert (np.diff(of_camera) > 0).all(), f"{name}'s frames came out of order or twice"

@@ -97,9 +97,7 @@ def test_a_batch_that_fails_does_not_hold_up_those_after_it(client: RosClient) -
     client.forget(listener)
 
 
-def test_deactivating_waits_for_what_is_in_work_and_publishes_it(
-    client: RosClient, release: Path, node: Any
-) -> None:
+def test_deactivating_waits_for_what_is_in_work_and_publishes_it(client: RosClient, release: Path) -> None:
     # Arrange: two images are in work, and neither is done.
     listener = client.listen(Classification, "/classification")
     client.camera_values("/image", lambda values: values["subscribed outputs"] == "classification")

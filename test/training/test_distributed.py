@@ -18,8 +18,10 @@ def of_gloo():
 
 with join_processes() as processes:
     import torchvision
-    while not of_gloo():  # a thread names itself when it first runs
+    end = time.monotonic() + 60
+    while not of_gloo() and time.monotonic() < end:  # a thread names itself when it first runs
         time.sleep(0.01)
+    assert of_gloo()
     assert processes.any(True, False) == (True, False)
 assert not of_gloo(), of_gloo()
 """

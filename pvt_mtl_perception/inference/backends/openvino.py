@@ -187,14 +187,13 @@ class OpenVinoBackend:
     ) -> dict[int, Program]:
         """The program for one image and, for a batch or several calls, one for as many at once."""
         key, at_once = (size, tasks), min(max(batch, self._expected), torch.get_num_threads())
-        if at_once > max(self._kept.get(key, {0: None})):
+        if at_once > max(self._kept.get(key, ()), default=0):
             with self._preparing:  # others run meanwhile
-                programs = dict(self._kept.get(key, {}))
-                for count in (1, at_once):
-                    if count > max(programs, default=0):
-                        programs[count] = self._prepared(size, names, count)
-                # Of the programs for several images the largest is enough.
-                self._kept[key] = {count: programs[count] for count in (1, max(programs))}
+                programs = self._kept.get(key) or {1: self._prepared(size, names, 1)}
+                if at_once > max(programs):
+                    # Of the programs for several images the largest is enough.
+                    programs = {1: programs[1], at_once: self._prepared(size, names, at_once)}
+                self._kept[key] = programs
         return self._kept[key]
 
     def _prepared(self, size: tuple[int, int], names: list[str], at_once: int) -> Program:
