@@ -47,7 +47,9 @@ def main() -> None:
     parser.add_argument("--size", default="200x120", help="or several with commas, in turn")
     parser.add_argument("--rate", type=float, default=10.0)
     parser.add_argument("--reliable", action="store_true")
-    parser.add_argument("--stamp-now", action="store_true")
+    parser.add_argument("--stamp-now", action="store_true", help="or the number in seconds")
+    parser.add_argument("--apart", type=float, default=0.0, help="seconds from one topic to the next one")
+    parser.add_argument("--last-every", type=int, default=1, help="the last topic gets every so many-th only")
     arguments = parser.parse_args()
     sizes = [tuple(int(side) for side in size.split("x")) for size in arguments.size.split(",")]
 
@@ -69,14 +71,17 @@ def main() -> None:
     def publish() -> None:
         nonlocal number
         width, height = sizes[number % len(sizes)]
-        for topic, publisher in zip(arguments.topics, publishers, strict=True):
+        for position, (topic, publisher) in enumerate(zip(arguments.topics, publishers, strict=True)):
+            if position + 1 == len(publishers) and number % arguments.last_every:
+                continue
+            time.sleep(arguments.apart if position else 0.0)
             message = message_type()
             message.header.frame_id = f"{topic.removesuffix('/compressed')} optical"
             if arguments.stamp_now:
                 message.header.stamp = node.get_clock().now().to_msg()
             else:
                 message.header.stamp.sec = number
-                message.header.stamp.nanosec = STAMP_NANOSECONDS
+                message.header.stamp.nanosec = STAMP_NANOSECONDS + round(1e9 * position * arguments.apart)
             if compressed:
                 message.format = f"bgr8; {arguments.encoding} compressed bgr8"
             else:

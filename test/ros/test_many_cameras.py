@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections import Counter
 from collections.abc import Iterator
 from itertools import permutations
 from pathlib import Path
@@ -15,9 +16,10 @@ from sensor_msgs.msg import Image
 from vision_msgs.msg import Classification
 
 NAMES = ("front", "front_left", "front_right", "back", "back_left", "back_right")
+FRONT = [f"{name}/image" for name in NAMES[:3]]
 SIZES = ("320x180", "160x200")
-TOLERANCE = 0.02
-"""Seconds; the three front cameras' stamps differ by less, two frames of a camera by more."""
+TOLERANCE = 0.15
+"""Seconds; the synchronous cameras' stamps differ by less, two frames of a camera by more."""
 
 
 @pytest.fixture(scope="module")
@@ -26,14 +28,30 @@ def mortal(start_camera: Any) -> Any:
     return start_camera("back_left/image", "--rate", "20", "--stamp-now")
 
 
+@pytest.fixture(scope="module")
+def immortals(start_camera: Any) -> list[Any]:
+    """The cameras that go on, in two processes."""
+    # Faster than the node, so that it cannot but leave frames out.
+    front = start_camera(*FRONT, "--rate", "30", "--size", "320x180", "--stamp-now")
+    return [front, start_camera("back/image", "--rate", "7", "--size", ",".join(SIZES), "--stamp-now")]
+
+
+@pytest.fixture(scope="module")
+def synchronous_cameras(immortals: list[Any], mortal: Any, start_camera: Any) -> None:
+    """Front cameras and, every second time, the one at the back, in place of all others.
+
+    Their stamps are by number, and there is time between the frames of one time, and more to the next time,
+    so that it shows whether the node waits, whatever else the machine does.
+    """
+    for camera in (*immortals, mortal):
+        camera.stop(TIMEOUT)
+    start_camera(*FRONT, "back/image", "--rate", "3", "--apart", "0.02", "--last-every", "2")
+
+
 @pytest.fixture(scope="module", autouse=True)
 def node(
-    start_node: Any, start_camera: Any, mortal: Any, client: RosClient, checkpoint: Path
+    start_node: Any, immortals: Any, mortal: Any, client: RosClient, checkpoint: Path
 ) -> Iterator[Any]:
-    front = [f"{name}/image" for name in NAMES[:3]]
-    # Faster than the node, so that it cannot but leave frames out.
-    start_camera(*front, "--rate", "30", "--size", "320x180", "--stamp-now")
-    start_camera("back/image", "--rate", "7", "--size", ",".join(SIZES), "--stamp-now")
     process = start_node(
         model_path=checkpoint,
         device="cpu",
@@ -107,7 +125,14 @@ def test_cameras_that_change_size_stall_die_or_never_start_delay_no_other(
     client.forget(*masks.values())
 
 
+def batches_by_size(client: RosClient) -> Counter[int]:
+    """How many batches of how many frames the node has computed since it was configured."""
+    pairs = client.node_values()["batches by size"].split(", ")
+    return Counter({int(size): int(count) for size, _, count in (pair.partition(": ") for pair in pairs)})
+
+
 @pytest.mark.parametrize("parallel_batches", [1, 2])
+@pytest.mark.usefixtures("synchronous_cameras")
 def test_synchronous_batches_hold_one_stamp(client: RosClient, parallel_batches: int) -> None:
     assert client.change_state(4) and client.change_state(2), "deactivate, clean up"
     assert client.set_parameter("sync_tolerance", TOLERANCE) == ""
@@ -116,9 +141,11 @@ def test_synchronous_batches_hold_one_stamp(client: RosClient, parallel_batches:
     assert "read when the node is configured" in client.set_parameter("sync_tolerance", 0.0)
     listeners = {name: client.listen(Classification, f"/{name}/classification") for name in NAMES}
     client.camera_values("/back_right/image", lambda values: values["level"] == "WARN")
+    before = batches_by_size(client)
     for listener in listeners.values():
         listener.forget_all()
     listeners["back"].wait_for(lambda _: len(listeners["back"].messages) > 8)
+    batches = batches_by_size(client) - before
     stamps = {
         name: np.array(
             [m.header.stamp.sec % 10000 + 1e-9 * m.header.stamp.nanosec for m in listener.messages]
@@ -126,6 +153,9 @@ def test_synchronous_batches_hold_one_stamp(client: RosClient, parallel_batches:
         for name, listener in listeners.items()
     }
     client.forget(*listeners.values())
+    whole = (batches[3] + batches[4]) / batches.total()
+    assert whole > 0.8, f"only {whole:.0%} of the batches held all frames of their time: {batches}"
+    assert batches[3] and batches[4], batches
 
     def distances(name: str, other: str) -> Any:
         inner = stamps[name][2:-2]
