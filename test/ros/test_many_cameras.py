@@ -49,9 +49,7 @@ def synchronous_cameras(immortals: list[Any], mortal: Any, start_camera: Any) ->
 
 
 @pytest.fixture(scope="module", autouse=True)
-def node(
-    start_node: Any, immortals: Any, mortal: Any, client: RosClient, checkpoint: Path
-) -> Iterator[Any]:
+def node(start_node: Any, immortals: Any, mortal: Any, client: RosClient, checkpoint: Path) -> Iterator[Any]:
     process = start_node(
         model_path=checkpoint,
         device="cpu",
