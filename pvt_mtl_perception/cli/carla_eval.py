@@ -11,12 +11,13 @@ from __future__ import annotations
 import argparse
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pvt_mtl_perception.cli.model_arguments import (
     add_model_arguments,
+    checkpoint_digest,
     checkpoint_path,
     load_predictor,
     make_output_folder,
@@ -25,10 +26,10 @@ from pvt_mtl_perception.cli.model_arguments import (
 if TYPE_CHECKING:
     from pvt_mtl_perception.cli.carla_frames import CarlaCamera, CarlaFrames, Counts
     from pvt_mtl_perception.data.sample import Sample
-    from pvt_mtl_perception.evaluation.evaluator import Metrics
+    from pvt_mtl_perception.evaluation.passes import FinishedPasses, Scored
     from pvt_mtl_perception.evaluation.pictures import Picture
     from pvt_mtl_perception.inference.predictor import Predictor
-    from pvt_mtl_perception.labels import TaskLabels
+    from pvt_mtl_perception.labels import LabelSet, TaskLabels
     from pvt_mtl_perception.result import Result
 
 SUMMARY = "score mask and boxes against CARLA's semantic images, from a bag or live"
@@ -114,9 +115,9 @@ def run(args: argparse.Namespace) -> int:
     """
     from pvt_mtl_perception.bags.reader import BagReader
     from pvt_mtl_perception.cli.carla_frames import CarlaFrames, Counts, carla_cameras
-    from pvt_mtl_perception.evaluation.evaluator import predict_samples, score_results
+    from pvt_mtl_perception.evaluation.html import source_section
+    from pvt_mtl_perception.evaluation.passes import Pass
     from pvt_mtl_perception.evaluation.report import format_scores
-    from pvt_mtl_perception.inference.batches import prefetched
     from pvt_mtl_perception.labels import load_label_set
     from pvt_mtl_perception.model.checkpoint import load_checkpoint
 
@@ -131,48 +132,99 @@ def run(args: argparse.Namespace) -> int:
     if args.live:
         _record(args.bag, cameras, labels, args.frames, args.best_effort)
 
-    report: dict[str, Any] = {
+    described = {
         "bag": str(args.bag),
         "checkpoint": str(checkpoint),
         "results": "recorded" if recorded else "predicted",
         "boxes": "instance images" if args.instance else "derived from semantic images",
         "taxonomy": args.taxonomy,
-        "frames": {},
-        "sources": {},
     }
+    report: dict[str, Any] = {**described, "frames": {}, "sources": {}}
     sections = []
     with BagReader(args.bag) as reader:
+        settings = {
+            "sha256": checkpoint_digest(checkpoint),
+            "messages": [f"{reader.start} + {reader.duration} s", *map(str, reader.topics)],
+            "cameras": [str(camera) for camera in cameras],
+            "taxonomy": str(taxonomy),
+        }
+        finished = _finished_views(args.out, described, settings, predictor) if args.out else None
         for camera in cameras:
             frames = CarlaFrames(reader, camera, labels, recorded)
-            counts = Counts()
-
-            def results(
-                frames: CarlaFrames = frames, counts: Counts = counts
-            ) -> Iterator[tuple[Sample, Result]]:
-                read = _with_progress(frames, counts)
-                if predictor is None:
-                    yield from ((sample, result) for sample, result in read if result is not None)
-                else:
-                    samples = prefetched((sample for sample, _ in read), depth=2 * args.batch_size)
-                    yield from predict_samples(predictor, samples, args.batch_size)
-
-            metrics = score_results(frames.labels, results(), taxonomy)
-            if not metrics.names:
-                raise ValueError(f"{args.bag}, camera {camera.name}: nothing to score: {counts}")
-            scores = metrics.scores()
-            report["frames"][camera.name] = {
-                "semantic": counts.semantic,
-                "scored": counts.matched,
-                "without": counts.without,
-            }
-            report["sources"][camera.name] = scores
+            one = Pass(camera.name)
+            scored = finished.find(one) if finished is not None else None
+            if scored is None:
+                scored = _scored(frames, predictor, args.batch_size, taxonomy)
+                if finished is not None:
+                    finished.add(one, scored)
+            report["frames"][camera.name] = scored.about
+            report["sources"][camera.name] = scored.scores
+            counts = Counts(scored.about["semantic"], scored.about["without"])
             print(f"{camera.name}: {counts}; boxes {_box_kind(camera)}")
-            print(f"{format_scores(scores)}\n")
+            print(f"{format_scores(scored.scores)}\n")
             if args.out:
-                sections.append(_camera_section(args.out, camera, frames, metrics, predictor, report))
-    if args.out:
+                pictures = _pictures(frames, scored.records, predictor)
+                sections.append(source_section(camera.name, scored.scores, scored.records, pictures))
+    if finished is not None:
         _write_report(args.out, checkpoint.stem, report, sections)
+        finished.finish()
     return 0
+
+
+def _finished_views(
+    out: Path, described: Mapping[str, Any], settings: Mapping[str, Any], predictor: Predictor | None
+) -> FinishedPasses:
+    """The views that a run like this one scored before it was interrupted; what is done now is kept, too.
+
+    Args:
+        out: the output folder.
+        described: what every file says of the run.
+        settings: plain data on what its scores depend on beside that; a taxonomy's in place of its name.
+        predictor: None where results are recorded.
+    """
+    from pvt_mtl_perception import __version__
+    from pvt_mtl_perception.evaluation.passes import FinishedPasses
+
+    computed = {}
+    if predictor is not None:
+        computed = {
+            "precision": predictor.precision,
+            "nms_threshold": predictor.nms_threshold,
+            "backend": predictor.backend,
+            "device": predictor.device.type,
+        }
+    finished = FinishedPasses(out, {**described, **settings, **computed, "version": __version__}, described)
+    if len(finished):
+        print(f"going on: {finished}")
+    return finished
+
+
+def _scored(
+    frames: CarlaFrames, predictor: Predictor | None, batch_size: int, taxonomy: LabelSet | None
+) -> Scored:
+    """What the frames of a view score; ``about`` counts them.
+
+    Raises:
+        ValueError: when there is no frame to score.
+    """
+    from pvt_mtl_perception.cli.carla_frames import Counts
+    from pvt_mtl_perception.evaluation.evaluator import predict_samples, score_results
+    from pvt_mtl_perception.evaluation.passes import Scored
+    from pvt_mtl_perception.inference.batches import prefetched
+
+    counts = Counts()
+    read = _with_progress(frames, counts)
+    results: Iterable[tuple[Sample, Result]]
+    if predictor is None:
+        results = ((sample, result) for sample, result in read if result is not None)
+    else:
+        samples = prefetched((sample for sample, _ in read), depth=2 * batch_size)
+        results = predict_samples(predictor, samples, batch_size)
+    metrics = score_results(frames.labels, results, taxonomy)
+    if not metrics.names:
+        raise ValueError(f"{frames}: nothing to score: {counts}")
+    about = {"semantic": counts.semantic, "scored": counts.matched, "without": counts.without}
+    return Scored(metrics.scores(), metrics.records(), about)
 
 
 def _box_kind(camera: CarlaCamera) -> str:
@@ -262,25 +314,6 @@ def _watch(recorder: Any, counted: Sequence[str], limit: int | None, stopping: A
                     bar.write("every topic has a publisher")
             said = len(lines)
             time.sleep(0.1)
-
-
-def _camera_section(
-    out: Path,
-    camera: CarlaCamera,
-    frames: CarlaFrames,
-    metrics: Metrics,
-    predictor: Predictor | None,
-    report: Mapping[str, Any],
-) -> Any:
-    """Writes a camera's records and makes its part of the report."""
-    from pvt_mtl_perception.evaluation.html import source_section
-    from pvt_mtl_perception.evaluation.records import save_records
-
-    described = {key: report[key] for key in ("bag", "checkpoint", "results", "boxes", "taxonomy")}
-    records = metrics.records(described | {"source": camera.name})
-    save_records(out / f"{camera.name.strip('/').replace('/', '_')}.npz", records)
-    pictures = _pictures(frames, records, predictor)
-    return source_section(camera.name, report["sources"][camera.name], records, pictures)
 
 
 def _pictures(frames: CarlaFrames, records: Any, predictor: Predictor | None) -> list[Picture]:

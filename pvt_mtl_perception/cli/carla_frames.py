@@ -102,6 +102,9 @@ class CarlaFrames:
         self.labels = TaskLabels({}, detection, segmentation)
         self._truth = CarlaLabels(self.labels)
 
+    def __str__(self) -> str:
+        return f"{self._reader.path}, camera {self._camera.name}"
+
     def _check_classes(self) -> None:
         segmentation = self.model_labels.segmentation
         infos = [message for _, _, message in self._reader.messages([self._camera.results.label_info])]

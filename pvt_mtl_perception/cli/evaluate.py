@@ -263,7 +263,7 @@ def _finished_passes(
         args.out, settings, description, processes.leads, lambda flag: processes.any(flag)[0]
     )
     if len(finished):
-        print(f"going on with what {finished.folder} holds: {len(finished)} passes over images are done")
+        print(f"going on: {finished}")
     return finished
 
 

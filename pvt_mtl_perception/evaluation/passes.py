@@ -6,7 +6,7 @@ import dataclasses
 import json
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,7 +32,7 @@ class Pass(NamedTuple):
     @property
     def stem(self) -> str:
         """Of the file of its records."""
-        stem = self.source.replace("/", "_")
+        stem = self.source.strip("/").replace("/", "_")
         return f"{stem}_{self.corruption}_{self.strength}" if self.corruption else stem
 
 
@@ -43,10 +43,12 @@ class Scored:
     Attributes:
         scores: from ``Metrics.scores``.
         records: from ``Metrics.records``.
+        about: plain data on the images.
     """
 
     scores: dict[str, Any]
     records: Records
+    about: Mapping[str, Any] = field(default_factory=dict)
 
 
 ELSEWHERE = Scored({}, Records(()))
@@ -82,16 +84,19 @@ class FinishedPasses:
         self._leads = leads
         self._agree = agree
         self._used: list[Pass] = []
-        self._scores: dict[str, dict[str, Any]] = self._read() if leads else {}
+        self._scores: dict[str, dict[str, Any]] = {}
+        self._about: dict[str, Mapping[str, Any]] = {}
+        if leads:
+            self._read()
 
-    def _read(self) -> dict[str, dict[str, Any]]:
+    def _read(self) -> None:
         path = self.folder / "scores.json"
         if not path.is_file():
-            return {}
+            return
         anew = f"remove {self.folder} to begin anew"
         content = read_json(path)
         if not isinstance(content, dict) or not all(
-            isinstance(content.get(key), dict) for key in ("settings", "scores")
+            isinstance(content.get(key), dict) for key in ("settings", "scores", "about")
         ):
             raise ValueError(f"{path} is no list of finished passes; {anew}")
         stored = content["settings"]
@@ -102,17 +107,20 @@ class FinishedPasses:
                     f"{self.folder} holds passes of an unfinished evaluation with {key} {before!r}, not "
                     f"{now!r}: continue with that, or {anew}"
                 )
-        return dict(content["scores"])
+        self._scores, self._about = content["scores"], content["about"]
 
     def __len__(self) -> int:
         return len(self._scores)
 
-    def find(self, one: Pass, images: int) -> Scored | None:
+    def __str__(self) -> str:
+        return f"{self.folder} holds {len(self)} passes over images that are done"
+
+    def find(self, one: Pass, images: int | None = None) -> Scored | None:
         """A finished pass; None where it is to be done, also where its file is damaged or of other images.
 
         Args:
             one: which.
-            images: how many the source has.
+            images: how many the source has, where that is known before they are read.
         """
         found = self._load(one, images) if self._leads else None
         if not self._agree(found is not None):
@@ -120,14 +128,16 @@ class FinishedPasses:
         self._used.append(one)
         return found or ELSEWHERE
 
-    def _load(self, one: Pass, images: int) -> Scored | None:
+    def _load(self, one: Pass, images: int | None) -> Scored | None:
         if one.stem not in self._scores:
             return None
         try:
             records = load_records(self.folder / f"{one.stem}.npz")
         except (FileNotFoundError, ValueError):
             return None
-        return Scored(self._scores[one.stem], records) if len(records) == images else None
+        if images is not None and len(records) != images:
+            return None
+        return Scored(self._scores[one.stem], records, self._about[one.stem])
 
     def add(self, one: Pass, scored: Scored) -> None:
         """Keeps a pass that was done just now.
@@ -143,8 +153,10 @@ class FinishedPasses:
         described = dataclasses.replace(scored.records, description=self._description | where)
         save_records(self.folder / f"{one.stem}.npz", described)
         self._scores[one.stem] = scored.scores
+        self._about[one.stem] = scored.about
+        content = {"settings": self._settings, "scores": self._scores, "about": self._about}
         with replaced(self.folder / "scores.json") as temporary:
-            temporary.write_text(json.dumps({"settings": self._settings, "scores": self._scores}) + "\n")
+            temporary.write_text(json.dumps(content) + "\n")
 
     def finish(self) -> None:
         """Everything else is written: the records take their places, and nothing is to be gone on with.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +27,8 @@ from pvt_mtl_perception.bags import messages
 from pvt_mtl_perception.bags.matching import matched_by_stamp
 from pvt_mtl_perception.bags.reader import BagReader
 from pvt_mtl_perception.bags.results import BagWriter, ResultTopics, write_label_info, write_result
-from pvt_mtl_perception.cli import main
+from pvt_mtl_perception.cli import carla_eval, main
+from pvt_mtl_perception.cli.carla_frames import CarlaFrames
 from pvt_mtl_perception.data.synthetic import Drive
 from pvt_mtl_perception.evaluation.carla import CarlaLabels, Instances
 from pvt_mtl_perception.evaluation.evaluator import predict_samples, score_results
@@ -167,9 +169,8 @@ def test_recorded_results_are_scored_by_stamp_and_perfect_ones_get_full_marks(
     assert re.search(r"^pedestrian ", table, re.MULTILINE), "CARLA's name of a person"
 
 
-def test_several_views_have_a_table_each(
-    tmp_path: Path, drive: list[CarlaFrame], checkpoint: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def two_views(tmp_path: Path, drive: list[CarlaFrame]) -> list[str]:
+    """The bag with a view of two frames and another of one, and what names them."""
     bag = write_carla_bag(tmp_path / "bag", drive[:2], "bridge", instances=False)
     with BagReader(bag) as reader, BagWriter(tmp_path / "both") as writer:
         seen: set[str] = set()
@@ -179,15 +180,15 @@ def test_several_views_have_a_table_each(
             if name not in seen:
                 writer.write(name.replace("_front", "_left"), time, content)
             seen.add(name)
-    arguments = [str(tmp_path / "both"), "--model", str(checkpoint), "--device", "cpu", "--backend", "eager"]
-    arguments += [
-        "--rgb",
-        RGB,
-        topic("rgb_left"),
-        "--semantic",
-        SEMANTIC,
-        topic("semantic_segmentation_left"),
-    ]
+    left = topic("rgb_left"), topic("semantic_segmentation_left")
+    return [str(tmp_path / "both"), "--rgb", RGB, left[0], "--semantic", SEMANTIC, left[1]]
+
+
+def test_several_views_have_a_table_each(
+    tmp_path: Path, drive: list[CarlaFrame], checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [*two_views(tmp_path, drive), "--model", str(checkpoint)]
+    arguments += ["--device", "cpu", "--backend", "eager"]
 
     assert main(["carla-eval", *arguments]) == 0
 
@@ -195,6 +196,42 @@ def test_several_views_have_a_table_each(
     assert front.startswith(f"{RGB}: 2 of 2 semantic images matched by stamp; boxes derived")
     assert left.startswith("/ego_vehicle/rgb_left/image: 1 of 1 semantic images matched by stamp")
     assert "2 images\n" in front and "1 images\n" in left
+
+
+def test_an_interrupted_evaluation_goes_on_with_the_next_view(
+    tmp_path: Path,
+    drive: list[CarlaFrame],
+    checkpoint: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ["carla-eval", *two_views(tmp_path, drive), "--model", str(checkpoint)]
+    words += ["--device", "cpu", "--backend", "eager", "--out"]
+    assert main([*words, str(tmp_path / "whole")]) == 0
+
+    score = carla_eval._scored
+    begun = []
+
+    def interrupted_once(frames: CarlaFrames, *given: Any) -> Any:
+        begun.append(str(frames))
+        if len(begun) == 2:
+            raise KeyboardInterrupt
+        return score(frames, *given)
+
+    monkeypatch.setattr(carla_eval, "_scored", interrupted_once)
+    out = tmp_path / "out"
+    assert main([*words, str(out)]) == 130
+    assert sorted(path.name for path in (out / "eval_unfinished").iterdir()) == [f"{RGB}.npz", "scores.json"]
+    capsys.readouterr()
+    assert main([*words, str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert f"going on: {out / 'eval_unfinished'} holds 1 passes" in printed
+    assert f"{RGB}: 2 of 2 semantic images matched" in printed
+    assert [name.rpartition(" ")[2] for name in begun] == [RGB, topic("rgb_left"), topic("rgb_left")]
+    files = sorted(path.name for path in out.iterdir())
+    assert files == sorted(path.name for path in (tmp_path / "whole").iterdir())
+    for name in files:
+        assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 
 
 def test_what_does_not_fit_is_refused_with_topic_and_stamp(

@@ -250,7 +250,7 @@ def test_an_interrupted_evaluation_goes_on_and_ends_as_if_it_had_not_been(
     capsys.readouterr()
     assert verb.run(arguments(*words, "--out", str(out))) == 0
     assert len(passes) == 4
-    assert f"going on with what {out / 'eval_unfinished'} holds: 2 passes" in capsys.readouterr().out
+    assert f"going on: {out / 'eval_unfinished'} holds 2 passes over images" in capsys.readouterr().out
     files = sorted(path.name for path in out.iterdir())
     assert files == sorted(path.name for path in (tmp_path / "whole").iterdir())
     for name in files:
