@@ -131,8 +131,9 @@ class BagReader:
 
     @property
     def image_topics(self) -> tuple[BagTopic, ...]:
-        """The topics whose messages ``images`` can give."""
-        return tuple(topic for topic in self.topics if topic.type in IMAGE_TYPES)
+        """The topics whose messages ``images`` can give: all of them, where a topic has several types."""
+        others = {topic.name for topic in self.topics if topic.type not in IMAGE_TYPES}
+        return tuple(topic for topic in self.topics if topic.name not in others)
 
     @property
     def start(self) -> int:
@@ -165,8 +166,8 @@ class BagReader:
         for name in names:
             if name in images:
                 continue
-            other = next((topic for topic in self.topics if topic.name == name), None)
-            what = f"topic {name} is a {other.type}, not an image" if other else f"no topic {name}"
+            types = " and a ".join(topic.type for topic in self.topics if topic.name == name)
+            what = f"topic {name} is a {types}, not an image" if types else f"no topic {name}"
             raise ValueError(f"{self.path}: {what}; image topics: {listed}")
         return tuple(images[name] for name in dict.fromkeys(names))
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bag_files import FRAME_ID, LAG, TOPIC, stamp, street, write_bag, write_foxglove_ros2_bag
+from rosbags.rosbag1 import Writer as Writer1
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
@@ -88,6 +89,20 @@ def test_several_topics_need_a_name_and_are_listed(tmp_path: Path) -> None:
         assert [topic.name for topic in reader.select(["/rear/image"])] == ["/rear/image"]
         both = list(reader.images(reader.select(["/rear/image", TOPIC])))
     assert sorted(image.topic for image in both) == ["/rear/image"] * 2 + [TOPIC] * 2
+
+
+def test_a_topic_with_other_messages_than_images_is_none_to_read_images_from(tmp_path: Path) -> None:
+    store = get_typestore(Stores.ROS1_NOETIC)
+    path = tmp_path / "mixed.bag"
+    with Writer1(path) as writer:
+        for kind in ("std_msgs/msg/String", "sensor_msgs/msg/CompressedImage"):
+            writer.add_connection(TOPIC, kind, typestore=store)
+        writer.add_connection("/rear/image", "sensor_msgs/msg/Image", typestore=store)
+    with BagReader(path) as reader:
+        assert [topic.name for topic in reader.image_topics] == ["/rear/image"]
+        both = "sensor_msgs/msg/CompressedImage and a std_msgs/msg/String"
+        with pytest.raises(ValueError, match=rf"topic {TOPIC} is a {both}, not an image; .* /rear/image"):
+            reader.select([TOPIC])
 
 
 def test_wrong_topics_are_named_with_the_right_ones(tmp_path: Path) -> None:
