@@ -7,6 +7,7 @@ import difflib
 import functools
 import json
 import math
+import pkgutil
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -233,10 +234,6 @@ class TrainingConfig:
         return sum(phase.steps for phase in self.phases)
 
 
-_ITEMS = {item.__name__: item for item in (PhaseConfig, SourceConfig)}
-"""What the lists of a configuration hold."""
-
-
 def _config_parser() -> jsonargparse.ArgumentParser:
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_argument("--config", action="config")
@@ -353,7 +350,7 @@ def _parse(texts: Sequence[str], overrides: Sequence[str], where: str) -> Traini
         namespace.pop("config")
         return TrainingConfig(**parser.instantiate(namespace).as_dict())
     except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
-        raise ValueError(f"{where}: {error}{_hint(str(error), parser)}") from None
+        raise ValueError(f"{where}: {_explained(str(error), parser)}") from None
 
 
 def plain_config(config: TrainingConfig) -> dict[str, Any]:
@@ -384,17 +381,19 @@ def run_identity(plain: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in complete.items() if key not in FREE_KEYS}
 
 
-def _hint(message: str, parser: jsonargparse.ArgumentParser) -> str:
-    """The known key nearest to the one that an error message refuses."""
+def _explained(message: str, parser: jsonargparse.ArgumentParser) -> str:
+    """What jsonargparse says; of a key that it refuses in one line, with the known key nearest to it."""
     known = [name.lstrip("-") for name in parser._option_string_actions]
     if found := re.search(r"(?:Option '|unrecognized arguments: --)([\w.]+)", message):
         refused = found[1]
-        if item := re.search(r"class_path '[\w.]*?(\w+)'", message):
-            # Of a list, whose keys are their class's.
-            known = [field.name for field in dataclasses.fields(_ITEMS[item[1]])]
+        group = re.search(r"Parser key \"([\w.]+)\".*class_path '([\w.]+)'", message, re.DOTALL)
+        if group:
+            # Of a list, or of what may be null: their keys are their class's.
+            message = f"{group[1]}: {refused!r} is not accepted"
+            known = [field.name for field in dataclasses.fields(pkgutil.resolve_name(group[2]))]
     elif found := re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", message):
         refused = f"{found[1]}.{found[2]}"
     else:
-        return ""
+        return message
     near = difflib.get_close_matches(refused, known, n=1)
-    return f"; did you mean {near[0]}?" if near else ""
+    return f"{message}; did you mean {near[0]}?" if near else message

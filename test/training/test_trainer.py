@@ -404,6 +404,14 @@ def test_configuration_errors_name_file_and_key(tmp_path: Path) -> None:
     path.write_text(text + "train: [{kind: synthetic, frame: 4}]\n")
     with pytest.raises(ValueError, match=r"(?s)train.*'frame' is not accepted; did you mean frames"):
         load_config(path)
+    path.write_text(text + "model: {detection: {chanels: 32}}\n")
+    with pytest.raises(
+        ValueError, match=r"bad\.yaml: model\.detection: 'chanels' is not accepted; did you mean channels"
+    ):
+        load_config(path)
+    path.write_text(text + "affinity: {evry: 5}\n")
+    with pytest.raises(ValueError, match=r"affinity: 'evry' is not accepted; did you mean every"):
+        load_config(path)
     path.write_text(text)
     with pytest.raises(ValueError, match=r"optimizer\.lrate.*did you mean optimizer\.lr"):
         load_config(path, ["--optimizer.lrate=0.1"])
