@@ -145,14 +145,19 @@ class Bdd100kDataset:
             image = position.get(Path(name).stem)
             if image is None:
                 continue
+            attributes = _mapping(path, name, frame, "attributes")
             for column, group in enumerate(GROUPS):
-                value = (frame.get("attributes") or {}).get(group, "undefined")
+                value = attributes.get(group, "undefined")
                 if value != "undefined":
                     self._classes[image, column] = _class_id(path, name, self._groups[group], value)
             if frame.get("labels") is None:
                 continue
+            if not isinstance(frame["labels"], list):
+                raise SampleError(f"labels is {frame['labels']!r}, not a list", path, name)
             self._has_boxes[image] = True
             for label in frame["labels"]:
+                if not isinstance(label, dict):
+                    raise SampleError(f"a label is {label!r}, not a mapping", path, name)
                 if label.get("box2d") is not None:
                     owners.append(image)
                     boxes.append(_corners(path, name, label))
@@ -170,10 +175,10 @@ class Bdd100kDataset:
 
     def _box_class(self, path: Path, name: str, label: Mapping[str, Any]) -> int:
         category = label.get("category")
-        attributes = label.get("attributes") or {}
-        if attributes.get("crowd") or attributes.get("ignore") or category in _IGNORED:
+        attributes = _mapping(path, name, label, "attributes")
+        if attributes.get("crowd") or attributes.get("ignore") or str(category) in _IGNORED:
             return -1
-        return _class_id(path, name, self._detection, _RENAMED.get(str(category), str(category)))
+        return _class_id(path, name, self._detection, _RENAMED.get(str(category), category))
 
     def labelled(self) -> Mapping[str, npt.NDArray[np.bool_]]:
         """By task, bool (images,): which images have a label of it."""
@@ -215,9 +220,17 @@ class Bdd100kDataset:
         )
 
 
-def _class_id(path: Path, record: str, labels: LabelSet, name: str) -> int:
+def _mapping(path: Path, record: str, entry: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """What stands there, empty where nothing does."""
+    value = entry.get(key) or {}
+    if not isinstance(value, dict):
+        raise SampleError(f"{key} is {value!r}, not a mapping", path, record)
+    return value
+
+
+def _class_id(path: Path, record: str, labels: LabelSet, name: Any) -> int:
     try:
-        return labels.index(name)
+        return labels.index(str(name))
     except KeyError as error:
         raise SampleError(str(error.args[0]), path, record) from None
 

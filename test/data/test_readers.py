@@ -365,6 +365,14 @@ def test_bdd100k_training_has_no_image_of_a_validation_set(tmp_path: Path) -> No
         ),
         (lambda f: f[1]["labels"][0]["box2d"].pop("x1"), "0001-0000.jpg, label 0: box2d .* has not x1"),
         (lambda f: [frame.update(labels=None) for frame in f], "none of its 3 frames is labelled"),
+        (lambda f: f[1].update(labels={"0": {}}), r"00000001-0000\.jpg: labels is .*, not a list"),
+        (lambda f: f[1].update(labels=["car"]), r"00000001-0000\.jpg: a label is 'car', not a mapping"),
+        (lambda f: f[1].update(attributes="rainy"), r"0001-0000\.jpg: attributes is 'rainy', not a mapping"),
+        (
+            lambda f: f[1]["attributes"].update(weather=["rainy"]),
+            r"0001-0000\.jpg: .*no class \"\['rainy'\]\"",
+        ),
+        (lambda f: f[1]["labels"][0].update(attributes=[1]), r"attributes is \[1\], not a mapping"),
     ],
 )
 def test_bdd100k_errors_name_file_and_record(tmp_path: Path, change: object, message: str) -> None:
