@@ -194,26 +194,66 @@ def load_label_set(name_or_path: str | Path) -> LabelSet:
     data = read_yaml(path)
     if not isinstance(data, dict) or not isinstance(data.get("classes"), list):
         raise ValueError(f"{path}: a label set needs the key 'classes' with a list of names")
-    unknown = sorted(set(data) - {"name", "ignore_index", "classes", "mappings"})
-    if unknown:
-        raise ValueError(f"{path}: unknown key {unknown[0]!r}")
-    classes: Sequence[Any] = data["classes"]
-    defaults = distinct_colors(len(classes))
-    names, colors = [], []
-    for position, item in enumerate(classes):
-        entry = item if isinstance(item, dict) else {"name": item}
-        if not isinstance(entry.get("name"), str):
-            raise ValueError(f"{path}: classes[{position}] has no name")
-        names.append(entry["name"])
-        red, green, blue = entry.get("color", defaults[position])
-        colors.append((int(red), int(green), int(blue)))
     try:
+        _refuse_unknown_keys(data, ("name", "ignore_index", "classes", "mappings"), "the file")
+        name, ignore_index = data.get("name", path.stem), data.get("ignore_index", IGNORE_INDEX)
+        if not isinstance(name, str):
+            raise ValueError(f"name is {name!r}; it must be a text")
+        if not _is_byte(ignore_index):
+            raise ValueError(f"ignore_index is {ignore_index!r}; it must be an id of 0..255")
+        classes = [_class(item, position) for position, item in enumerate(data["classes"])]
+        names = tuple(name for name, _ in classes)
+        colors = zip(classes, distinct_colors(len(classes)), strict=True)
         return LabelSet(
-            name=data.get("name", path.stem),
-            names=tuple(names),
-            colors=tuple(colors),
-            ignore_index=int(data.get("ignore_index", IGNORE_INDEX)),
-            mappings=data.get("mappings", {}),
+            name=name,
+            names=names,
+            colors=tuple(given or default for (_, given), default in colors),
+            ignore_index=ignore_index,
+            mappings=_mappings(data.get("mappings", {}), names),
         )
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+def _refuse_unknown_keys(data: Mapping[Any, Any], known: Sequence[str], where: str) -> None:
+    for key in data:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}"
+            raise ValueError(f"unknown key {key!r} in {where}{hint}")
+
+
+def _is_byte(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 255
+
+
+def _class(item: Any, position: int) -> tuple[str, tuple[int, int, int] | None]:
+    """Name and, where it is given, colour of a class."""
+    where = f"classes[{position}]"
+    entry = item if isinstance(item, dict) else {"name": item}
+    _refuse_unknown_keys(entry, ("name", "color"), where)
+    name, color = entry.get("name"), entry.get("color")
+    if not isinstance(name, str):
+        raise ValueError(f"{where} is {item!r}; it needs a name, which may need quotes to be text")
+    if color is None:
+        return name, None
+    if not isinstance(color, list) or len(color) != 3 or not all(map(_is_byte, color)):
+        raise ValueError(f"{where} ({name}): color is {color!r}; it must be red, green and blue of 0..255")
+    return name, (color[0], color[1], color[2])
+
+
+def _mappings(data: Any, names: Sequence[str]) -> Mapping[str, Mapping[str, str]]:
+    """The mappings of a file, whose classes on this side exist."""
+    if not isinstance(data, dict):
+        raise ValueError(f"mappings is {data!r}; it must have a mapping for each other label set")
+    for source, mapping in data.items():
+        if not isinstance(mapping, dict):
+            raise ValueError(f"mappings.{source} is {mapping!r}; it must map its classes to this set's")
+        for theirs, ours in mapping.items():
+            if not isinstance(theirs, str):
+                raise ValueError(f"mappings.{source}: {theirs!r} is no text; a class's name may need quotes")
+            if ours not in names:
+                near = difflib.get_close_matches(str(ours), names, n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise ValueError(f"mappings.{source}.{theirs}: no class {ours!r} here{hint}")
+    return data

@@ -119,8 +119,8 @@ def test_results_are_in_source_pixels_with_documented_types(
 def test_a_batch_of_mixed_sizes_gives_what_single_calls_give(
     predictor: Predictor, images: list[np.ndarray]
 ) -> None:
-    # CPU kernels sum in another order for another batch size, hence "close" and not "equal". oneDNN's do so by
-    # processor, too: on some of them a box 100 pixels wide differs by twice the tolerance.
+    # CPU kernels sum in another order for another batch size, hence "close" and not "equal". oneDNN's do so
+    # by processor, too: on some of them an edge of a large box moves by twice the tolerance.
     with torch.backends.mkldnn.flags(enabled=False):
         for image, together in zip(images, predictor.predict(images, confidence=True), strict=True):
             (alone,) = predictor.predict([image])
