@@ -175,6 +175,15 @@ class Child:
             self.process.send_signal(signal.SIGINT)
         return self.wait(timeout)
 
+    def stop_cleanly(self, timeout: float = 15.0) -> None:
+        """As ``stop``, with status 0 and no traceback in all that it has printed.
+
+        Raises:
+            AssertionError: otherwise, with its output.
+        """
+        assert self.stop(timeout) == 0, self.output
+        assert "Traceback" not in self.output, self.output
+
     def kill(self) -> None:
         """End the process and whatever it started."""
         try:

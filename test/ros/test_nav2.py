@@ -39,7 +39,7 @@ def node(start_node: Any, start_camera: Any, client: RosClient, checkpoint: Path
     process = start_node(model_path=checkpoint, device="cpu", input_size="[96, 160]")
     client.wait_for_state("active")
     yield process
-    assert process.stop(TIMEOUT) == 0, process.output
+    process.stop_cleanly(TIMEOUT)
 
 
 def test_every_class_has_a_cost_in_one_group() -> None:

@@ -36,8 +36,7 @@ def node(start_node: Any, client: RosClient, checkpoint: Path, release: Path) ->
     )
     client.wait_for_state("active")
     yield process
-    assert process.stop(TIMEOUT) == 0, process.output
-    assert "Traceback" not in process.output, process.output
+    process.stop_cleanly(TIMEOUT)
 
 
 def image(stamp: int, level: int, encoding: str = "mono8") -> Image:

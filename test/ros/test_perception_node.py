@@ -47,8 +47,7 @@ def node(start_node: Any, camera: Any, client: RosClient, checkpoint: Path) -> I
     client.wait_for_state("active")
     yield process
     # Every module's node has worked until here: it ends as Ctrl-C should end it.
-    assert process.stop(TIMEOUT) == 0, process.output
-    assert "Traceback" not in process.output, process.output
+    process.stop_cleanly(TIMEOUT)
 
 
 @pytest.fixture(autouse=True)

@@ -99,8 +99,7 @@ def test_a_node_without_autostart_is_led_through_its_states_and_corrected(
     assert client.change_state(Transition.TRANSITION_ACTIVE_SHUTDOWN)
     assert client.state() == "finalized"
 
-    assert node.stop(TIMEOUT) == 0, node.output
-    assert "Traceback" not in node.output, node.output
+    node.stop_cleanly(TIMEOUT)
 
 
 @pytest.mark.parametrize(
@@ -118,8 +117,7 @@ def test_signals_end_the_node_cleanly(node: Any, signals: tuple[signal.Signals, 
 def test_a_signal_while_the_node_is_made_ends_it_cleanly(start_node: Any) -> None:
     node = start_node("--log-level", "debug", autostart=False)
     node.wait_for("Initializing node 'perception_node'", TIMEOUT)
-    assert node.stop(TIMEOUT) == 0, node.output
-    assert "Traceback" not in node.output, node.output
+    node.stop_cleanly(TIMEOUT)
 
 
 def test_a_nodes_shared_memory_ends_with_it(spawn: Any) -> None:
@@ -130,7 +128,7 @@ def test_a_nodes_shared_memory_ends_with_it(spawn: Any) -> None:
     maps = Path(f"/proc/{node.process.pid}/maps").read_text()
     segments = {Path(name) for name in re.findall(r"/dev/shm/fast(?:rtps|dds)_(?!port)\w+", maps)}
     assert segments
-    assert node.stop(TIMEOUT) == 0, node.output
+    node.stop_cleanly(TIMEOUT)
     assert not [path for path in segments if path.exists()]
 
 
@@ -145,7 +143,7 @@ def test_a_signal_ends_a_node_that_waits_for_a_model(start_node: Any) -> None:
         )
         hub.settimeout(START_TIMEOUT)
         with hub.accept()[0]:
-            assert node.stop(TIMEOUT) == 0, node.output
+            node.stop_cleanly(TIMEOUT)
 
 
 def test_a_time_before_zero_on_the_clock_is_survived(node: Any, client: RosClient) -> None:
@@ -207,7 +205,7 @@ def test_without_a_usable_model_an_autostarting_node_says_so_and_waits(
     node.wait_for(r"\[ERROR\].*cannot configure: no checkpoint at /no/such/model\.safetensors", START_TIMEOUT)
     node.wait_for(r"\[ERROR\].*not started.*ros2 lifecycle set /perception_node configure", TIMEOUT)
     assert client.state() == "unconfigured"
-    assert node.stop(TIMEOUT) == 0, node.output
+    node.stop_cleanly(TIMEOUT)
 
 
 def test_an_override_that_is_no_qos_fails_the_transition_and_not_the_node(
@@ -227,7 +225,7 @@ def test_an_override_that_is_no_qos_fails_the_transition_and_not_the_node(
     )
     assert (values["level"], values["state"], values["model"]) == ("ERROR", "unconfigured", "")
     assert client.node.count_publishers("/detections") == 0
-    assert node.stop(TIMEOUT) == 0, node.output
+    node.stop_cleanly(TIMEOUT)
 
 
 def test_a_camera_that_cannot_be_made_leaves_no_topic_of_the_others(
@@ -244,4 +242,4 @@ def test_a_camera_that_cannot_be_made_leaves_no_topic_of_the_others(
     assert client.node_values(lambda values: "sometimes" in values["message"])["state"] == "unconfigured"
     assert client.node.count_publishers("/front/detections") == 0
     assert client.node.count_publishers("/left/detections") == 0
-    assert node.stop(TIMEOUT) == 0, node.output
+    node.stop_cleanly(TIMEOUT)
