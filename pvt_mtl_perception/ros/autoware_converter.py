@@ -101,8 +101,14 @@ class AutowareConverter(Node):
                 self.destroy_subscription(self._inputs.pop(camera))
 
         def on_detections(message: Detection2DArray) -> None:
-            found, unlisted = map_detections(message.detections, self._labels)
-            self._outputs[camera].publish(self._messages.filled(message.header, found))
+            try:
+                found, unlisted = map_detections(message.detections, self._labels)
+                self._outputs[camera].publish(self._messages.filled(message.header, found))
+            except Exception as error:  # a node does not die of a message
+                self.get_logger().error(
+                    f"a message of {prefix}detections failed: {error!r}", throttle_duration_sec=5.0
+                )
+                return
             for name in sorted(unlisted - self._unlisted):
                 self.get_logger().warning(f"class {name!r} is not in labels_file; its boxes are left out")
             self._unlisted |= unlisted

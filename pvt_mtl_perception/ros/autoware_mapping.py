@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,8 +45,10 @@ def region_of_interest(center_x: float, center_y: float, size_x: float, size_y: 
         center_x, center_y, size_x, size_y: of a vision_msgs/BoundingBox2D, in pixels.
 
     Returns:
-        None where no pixel is left.
+        None where no pixel is left, or a number is none.
     """
+    if not all(map(math.isfinite, (center_x, center_y, size_x, size_y))):
+        return None
     left, right = (max(0, round(center_x + half)) for half in (-size_x / 2, size_x / 2))
     top, bottom = (max(0, round(center_y + half)) for half in (-size_y / 2, size_y / 2))
     if right <= left or bottom <= top:
@@ -74,7 +77,8 @@ def map_detections(
     """The boxes that have a label in Autoware, in their order.
 
     Args:
-        detections: vision_msgs/Detection2D; the hypothesis with the highest score counts.
+        detections: vision_msgs/Detection2D; the hypothesis with the highest score counts, and a detection
+            without any is left out.
         labels: from ``load_labels``.
 
     Returns:
@@ -82,6 +86,8 @@ def map_detections(
     """
     objects, unlisted = [], set()
     for detection in detections:
+        if not detection.results:
+            continue
         best = max((result.hypothesis for result in detection.results), key=lambda item: item.score)
         if best.class_id not in labels:
             unlisted.add(best.class_id)

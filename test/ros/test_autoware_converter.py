@@ -57,6 +57,9 @@ def test_boxes_become_rois_of_their_camera(spawn: Any, pytestconfig: pytest.Conf
         listener = spawn(LISTENER, f"{ROIS}1")
         wait_for_subscriptions(publisher, 1)
         assert client.node.count_subscribers("/perception/pvt_mtl/front/detections") == 0, "nobody listens"
+        # Wider than a message has room for.
+        publisher.publish(Detection2DArray(detections=[detection("car", 0.75, 50.0, 40.0, 1e300, 10.0)]))
+        converter.wait_for("a message of left/detections failed", TIMEOUT)
         message = Detection2DArray()
         message.header.stamp.sec, message.header.stamp.nanosec = 12, 34
         message.header.frame_id = "left_optical"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,8 @@ SHIPPED = share_directory() / "config" / "autoware" / "labels.yaml"
         ((-20.0, 10.0, 10.0, 10.0), None),
         ((10.0, 10.0, 0.4, 10.0), None),
         ((10.0, 10.0, 5.0, 0.0), None),
+        ((10.0, math.nan, 5.0, 5.0), None),
+        ((10.0, 10.0, math.inf, 5.0), None),
     ],
 )
 def test_edges_are_rounded_and_cut_off(box: tuple[float, ...], expected: Roi | None) -> None:
@@ -90,6 +93,7 @@ def test_detections_become_objects_with_their_best_label_in_their_order() -> Non
         detection({"truck": 0.25, "car": 0.75}, *box),
         detection({"traffic light": 0.9}, *box),
         detection({"zebra": 0.9}, *box),
+        detection({}, *box),
         detection({"car": 0.9}, -20.0, 10.0, 10.0, 10.0),
         detection({"rider": 0.5}, 5.0, 2.0, 20.0, 10.0),
     ]
