@@ -14,6 +14,7 @@ from pvt_mtl_perception.cli.model_arguments import (
     add_model_arguments,
     checkpoint_digest,
     checkpoint_path,
+    count,
     load_predictor,
 )
 
@@ -37,12 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="every camera of a known data set: kitti or nuscenes (config/presets)",
     )
-    parser.add_argument("--batch", type=int, default=1, help="images at once; default: %(default)s")
+    parser.add_argument("--batch", type=count, default=1, help="images at once; default: %(default)s")
     parser.add_argument("--images", action="store_true", help="copy the images into the new bag")
     parser.add_argument("--storage", choices=["mcap", "sqlite3"], default="mcap", help="default: %(default)s")
     parser.add_argument(
         "--segment",
-        type=int,
+        type=count,
         default=1000,
         metavar="N",
         help="images a file of the new bag, which is also what a kill can cost; default: %(default)s",

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from pvt_mtl_perception.cli.model_arguments import image_size
+from pvt_mtl_perception.cli.model_arguments import count, image_size
 from pvt_mtl_perception.paths import shipped_checkpoint
 
 SUMMARY = "time network, predictor and node on this machine, every backend in one run"
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="BACKEND[:PRECISION]",
         help="default: those that auto chooses from, in fp32",
     )
-    parser.add_argument("--batch", nargs="+", type=int, default=[1, 6], help="frames a call (default: 1 6)")
+    parser.add_argument("--batch", nargs="+", type=count, default=[1, 6], help="frames a call (default: 1 6)")
     parser.add_argument(
         "--input",
         nargs="+",
@@ -52,7 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--source", type=image_size, default=(720, 1280), metavar="WxH", help="default: 1280x720"
     )
     parser.add_argument("--each-task", action="store_true", help="also every head alone")
-    parser.add_argument("--rounds", type=int, default=8, help="turns of every backend (default: %(default)s)")
+    parser.add_argument(
+        "--rounds", type=count, default=8, help="turns of every backend (default: %(default)s)"
+    )
     parser.add_argument(
         "--node",
         action="store_true",

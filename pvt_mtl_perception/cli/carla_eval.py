@@ -19,6 +19,7 @@ from pvt_mtl_perception.cli.model_arguments import (
     add_model_arguments,
     checkpoint_digest,
     checkpoint_path,
+    count,
     load_predictor,
     make_output_folder,
 )
@@ -87,7 +88,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "them",
     )
     what.add_argument(
-        "--frames", type=int, metavar="N", help="ends a live recording after N results of every camera"
+        "--frames", type=count, metavar="N", help="ends a live recording after N results of every camera"
     )
     what.add_argument(
         "--best-effort",
@@ -96,7 +97,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     what.add_argument("--taxonomy", help="label set in which masks are scored, such as carla or camvid")
     what.add_argument(
-        "--batch-size", type=int, default=8, help="frames predicted at once; default: %(default)s"
+        "--batch-size", type=count, default=8, help="frames predicted at once; default: %(default)s"
     )
     parser.add_argument(
         "--out", type=Path, help="folder for scores.json, report.html and each camera's records (.npz)"

@@ -12,6 +12,7 @@ from pvt_mtl_perception.cli.model_arguments import (
     add_nms_threshold,
     add_strengths,
     checkpoint_digest,
+    count,
     image_size,
     make_output_folder,
 )
@@ -47,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--split", help="of the data source (default: val; synthetic: test); camvid also fit and held_out"
     )
     data.add_argument("--frames", type=int, help="how many synthetic frames (default 500)")
-    data.add_argument("--limit", type=int, help="use so many samples of the data source, drawn at random")
+    data.add_argument("--limit", type=count, help="use so many samples of the data source, drawn at random")
     data.add_argument(
         "--taxonomy",
         help="score segmentation in this label set (a name such as carla, or a YAML file), through its "
@@ -55,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     model = parser.add_argument_group("model")
     model.add_argument(
-        "--batch-size", type=int, default=8, help="frames predicted at once (default %(default)s)"
+        "--batch-size", type=count, default=8, help="frames predicted at once (default %(default)s)"
     )
     model.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default %(default)s)")
     model.add_argument("--precision", default="fp32", help="fp32, bf16 or fp16 (default %(default)s)")
@@ -75,13 +76,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     more.add_argument(
         "--cost-batch",
-        type=int,
+        type=count,
         default=6,
         metavar="N",
         help="frames of the second latency, beside one (default %(default)s, the cameras of a vehicle)",
     )
     more.add_argument(
-        "--cost-calls", type=int, default=30, metavar="N", help="timed calls (default %(default)s)"
+        "--cost-calls", type=count, default=30, metavar="N", help="timed calls (default %(default)s)"
     )
     more.add_argument(
         "--corruptions",
@@ -130,7 +131,7 @@ def _sources(args: argparse.Namespace) -> list[SourceConfig]:
         raise ValueError("--data camvid needs --root, or CAMVID_ROOT in the environment")
     given: dict[str, Any] = {"root": root, "limit": args.limit}
     if args.data == "synthetic":
-        given["frames"] = args.frames or 500
+        given["frames"] = 500 if args.frames is None else args.frames
     elif args.frames is not None:
         raise ValueError(f"--frames is for synthetic; for {args.data} use --limit")
     split = args.split or {"synthetic": "test", "generic": "train"}.get(args.data, "val")

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pvt_mtl_perception.cli.model_arguments import image_size
+from pvt_mtl_perception.cli.model_arguments import count, image_size
 
 if TYPE_CHECKING:  # importing it loads torch, for which help does not wait
     import numpy as np
@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cuda", help="tensorrt: cuda (default) or cuda:N")
     parser.add_argument("--precision", choices=["fp32", "fp16", "bf16"], default="fp16", help="tensorrt")
     parser.add_argument(
-        "--batch", type=int, nargs="+", default=[1], metavar="B", help="tensorrt: batch sizes; default: 1"
+        "--batch", type=count, nargs="+", default=[1], metavar="B", help="tensorrt: batch sizes; default: 1"
     )
 
 

@@ -15,6 +15,17 @@ if TYPE_CHECKING:  # importing it loads torch, for which help does not wait
     from pvt_mtl_perception.inference.predictor import Predictor
 
 
+def count(text: str) -> int:
+    """A whole number from 1.
+
+    Raises:
+        argparse.ArgumentTypeError: for anything else.
+    """
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1")
+    return int(text)
+
+
 def image_size(text: str) -> tuple[int, int]:
     """``WIDTHxHEIGHT`` as (height, width).
 

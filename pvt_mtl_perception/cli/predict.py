@@ -12,6 +12,7 @@ from pvt_mtl_perception.cli.model_arguments import (
     add_model_arguments,
     checkpoint_digest,
     checkpoint_path,
+    count,
     load_predictor,
 )
 
@@ -24,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("out/predict"), help="folder for results; default: %(default)s"
     )
-    parser.add_argument("--batch", type=int, default=1, help="images at once; default: %(default)s")
+    parser.add_argument("--batch", type=count, default=1, help="images at once; default: %(default)s")
     parser.add_argument("--no-pictures", action="store_true", help="write only the JSON lines")
     add_model_arguments(parser)
 

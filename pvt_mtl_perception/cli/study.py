@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pvt_mtl_perception.cli.model_arguments import add_strengths
+from pvt_mtl_perception.cli.model_arguments import add_strengths, count
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,12 +27,6 @@ def _part(text: str) -> tuple[int, int]:
     if not found or not 1 <= int(found[1]) <= int(found[2]):
         raise argparse.ArgumentTypeError(f"{text!r} is not K/N with K from 1 to N")
     return int(found[1]), int(found[2])
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1")
-    return int(text)
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -148,9 +142,9 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 
 def _add_runner(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--workers", type=_count, default=1, help="jobs beside each other (default: %(default)s)"
+        "--workers", type=count, default=1, help="jobs beside each other (default: %(default)s)"
     )
-    parser.add_argument("--threads", type=_count, help="CPU threads of a job (default: torch's choice)")
+    parser.add_argument("--threads", type=count, help="CPU threads of a job (default: torch's choice)")
     parser.add_argument(
         "--device",
         default="auto",
@@ -175,11 +169,11 @@ def _add_cost(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--batch",
-        type=_count,
+        type=count,
         default=6,
         help="frames of the larger batch, beside single ones (default: %(default)s)",
     )
-    parser.add_argument("--calls", type=_count, default=20, help="timed at each batch (default: %(default)s)")
+    parser.add_argument("--calls", type=count, default=20, help="timed at each batch (default: %(default)s)")
 
 
 def _add_robustness(parser: argparse.ArgumentParser) -> None:
@@ -192,7 +186,7 @@ def _add_robustness(parser: argparse.ArgumentParser) -> None:
     )
     add_strengths(parser)
     parser.add_argument(
-        "--frames", type=_count, metavar="N", help="so many test images, drawn at random (default: all)"
+        "--frames", type=count, metavar="N", help="so many test images, drawn at random (default: all)"
     )
 
 
@@ -202,7 +196,7 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--replicates",
-        type=_count,
+        type=count,
         default=2000,
         help="draws of the bootstrap over seeds and images (default: %(default)s)",
     )

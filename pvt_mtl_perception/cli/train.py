@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pvt_mtl_perception.cli.model_arguments import count
+
 if TYPE_CHECKING:
     from pvt_mtl_perception.training.config import TrainingConfig
 
@@ -20,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", type=Path, help="YAML file, for example config/training/driving_b0.yaml")
     parser.add_argument("--out", type=Path, help="folder of the run")
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
-    parser.add_argument("--threads", type=int, default=None, help="CPU threads (default: torch's choice)")
+    parser.add_argument("--threads", type=count, default=None, help="CPU threads (default: torch's choice)")
     parser.add_argument(
         "--set",
         action="append",

@@ -49,6 +49,31 @@ def test_an_input_that_is_wrong_is_one_line_and_status_2(
         main(arguments)
 
 
+@pytest.mark.parametrize(
+    ("verb", "option"),
+    [
+        (["bag", "in.mcap"], "--batch"),
+        (["bag", "in.mcap"], "--segment"),
+        (["predict", "in"], "--batch"),
+        (["bench"], "--batch"),
+        (["bench"], "--rounds"),
+        (["export", "model.safetensors"], "--batch"),
+        (["eval", "model.safetensors"], "--batch-size"),
+        (["eval", "model.safetensors"], "--cost-calls"),
+        (["eval", "model.safetensors"], "--limit"),
+        (["carla-eval", "in.mcap"], "--batch-size"),
+        (["carla-eval", "in.mcap"], "--frames"),
+        (["train", "run.yaml"], "--threads"),
+    ],
+)
+def test_a_count_is_at_least_one(verb: list[str], option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in ("0", "-1", "two"):
+        with pytest.raises(SystemExit) as end:
+            main([*verb, option, number])
+        assert end.value.code == 2
+        assert f"argument {option}: {number!r} is not a number from 1" in capsys.readouterr().err
+
+
 def test_the_message_of_a_key_error_has_no_quotes_around_it(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

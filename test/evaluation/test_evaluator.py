@@ -348,6 +348,8 @@ def test_eval_verb_says_what_is_wrong(
     name = str(checkpoint)
     with pytest.raises(ValueError, match="'val'"):
         verb.run(arguments(name, "--data", "synthetic", "--split", "val"))
+    with pytest.raises(ValueError, match="frames is at least 1, found 0"):
+        verb.run(arguments(name, "--data", "synthetic", "--frames", "0"))
     with pytest.raises(ValueError, match=r"unknown kind of data source 'cocoa'.*did you mean 'coco'"):
         verb.run(arguments(name, "--data", "cocoa", "--root", "."))
     monkeypatch.delenv("CAMVID_ROOT", raising=False)
