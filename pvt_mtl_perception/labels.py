@@ -59,8 +59,7 @@ class LabelSet:
         try:
             return self.names.index(name)
         except ValueError:
-            near = difflib.get_close_matches(name, self.names, n=3)
-            hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+            hint = _did_you_mean(name, self.names, 3)
             raise KeyError(f"label set {self.name!r} has no class {name!r}{hint}") from None
 
     @cached_property
@@ -215,11 +214,15 @@ def load_label_set(name_or_path: str | Path) -> LabelSet:
         raise ValueError(f"{path}: {error}") from None
 
 
+def _did_you_mean(name: object, known: Sequence[str], at_most: int = 1) -> str:
+    near = difflib.get_close_matches(str(name), known, n=at_most)
+    return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+
+
 def _refuse_unknown_keys(data: Mapping[Any, Any], known: Sequence[str], where: str) -> None:
     for key in data:
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}"
+            hint = _did_you_mean(key, known) or f"; known are {', '.join(known)}"
             raise ValueError(f"unknown key {key!r} in {where}{hint}")
 
 
@@ -253,7 +256,6 @@ def _mappings(data: Any, names: Sequence[str]) -> Mapping[str, Mapping[str, str]
             if not isinstance(theirs, str):
                 raise ValueError(f"mappings.{source}: {theirs!r} is no text; a class's name may need quotes")
             if ours not in names:
-                near = difflib.get_close_matches(str(ours), names, n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
+                hint = _did_you_mean(ours, names)
                 raise ValueError(f"mappings.{source}.{theirs}: no class {ours!r} here{hint}")
     return data

@@ -137,7 +137,7 @@ class FinishedPasses:
             return None
         if images is not None and len(records) != images:
             return None
-        return Scored(self._scores[one.stem], records, self._about[one.stem])
+        return Scored(self._scores[one.stem], records, self._about.get(one.stem, {}))
 
     def add(self, one: Pass, scored: Scored) -> None:
         """Keeps a pass that was done just now.
