@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -175,7 +174,8 @@ def enlarged_argmax(logits: Tensor, confidence: bool) -> tuple[Tensor, Tensor | 
     step = SEGMENTATION_STRIDE
     batch, _, height, width = logits.shape
     device = logits.device
-    planes = _planes(logits)
+    # Class by class, so that the comparison of classes runs along long contiguous rows.
+    planes = logits.transpose(0, 1).flatten(1).float().contiguous()
     winner = _best_class(planes.clone()).view(batch, height, width)
 
     pixels, weights = _cells(batch, height, width, device)
@@ -204,15 +204,6 @@ def enlarged_argmax(logits: Tensor, confidence: bool) -> tuple[Tensor, Tensor | 
     if certainty is None:
         return assemble(classes), None
     return assemble(classes), assemble((certainty * 255).round().to(torch.uint8))
-
-
-def _planes(logits: Tensor) -> Tensor:
-    """(B, C, h, w) to float32 (C, B h w): comparisons of classes then run along long contiguous rows."""
-    pixels = logits.permute(0, 2, 3, 1)
-    if logits.device.type == "cpu" and pixels.is_contiguous():
-        # A quarter of the time of torch's copy, which has no kernel for transposed matrices.
-        return torch.from_numpy(cv2.transpose(pixels.flatten(0, 2).float().numpy()))
-    return logits.transpose(0, 1).flatten(1).float().contiguous()
 
 
 @lru_cache(maxsize=16)
