@@ -143,13 +143,15 @@ def run(args: argparse.Namespace) -> int:
     report: dict[str, Any] = {**described, "frames": {}, "sources": {}}
     sections = []
     with BagReader(args.bag) as reader:
-        settings = {
-            "sha256": checkpoint_digest(checkpoint),
-            "messages": [f"{reader.start} + {reader.duration} s", *map(str, reader.topics)],
-            "cameras": [str(camera) for camera in cameras],
-            "taxonomy": str(taxonomy),
-        }
-        finished = _finished_views(args.out, described, settings, predictor) if args.out else None
+        finished = None
+        if args.out:
+            settings = {
+                "sha256": checkpoint_digest(checkpoint),
+                "messages": [f"{reader.start} + {reader.duration} s", *map(str, reader.topics)],
+                "cameras": [str(camera) for camera in cameras],
+                "taxonomy": str(taxonomy),
+            }
+            finished = _finished_views(args.out, described, settings, predictor)
         for camera in cameras:
             frames = CarlaFrames(reader, camera, labels, recorded)
             one = Pass(camera.name)

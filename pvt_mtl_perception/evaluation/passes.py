@@ -84,19 +84,17 @@ class FinishedPasses:
         self._leads = leads
         self._agree = agree
         self._used: list[Pass] = []
-        self._scores: dict[str, dict[str, Any]] = {}
-        self._about: dict[str, Mapping[str, Any]] = {}
-        if leads:
-            self._read()
+        # By stem, scores and what they are about.
+        self._passes: dict[str, dict[str, Any]] = self._read() if leads else {}
 
-    def _read(self) -> None:
+    def _read(self) -> dict[str, dict[str, Any]]:
         path = self.folder / "scores.json"
         if not path.is_file():
-            return
+            return {}
         anew = f"remove {self.folder} to begin anew"
         content = read_json(path)
         if not isinstance(content, dict) or not all(
-            isinstance(content.get(key), dict) for key in ("settings", "scores", "about")
+            isinstance(content.get(key), dict) for key in ("settings", "passes")
         ):
             raise ValueError(f"{path} is no list of finished passes; {anew}")
         stored = content["settings"]
@@ -107,10 +105,10 @@ class FinishedPasses:
                     f"{self.folder} holds passes of an unfinished evaluation with {key} {before!r}, not "
                     f"{now!r}: continue with that, or {anew}"
                 )
-        self._scores, self._about = content["scores"], content["about"]
+        return dict(content["passes"])
 
     def __len__(self) -> int:
-        return len(self._scores)
+        return len(self._passes)
 
     def __str__(self) -> str:
         return f"{self.folder} holds {len(self)} passes over images that are done"
@@ -129,7 +127,7 @@ class FinishedPasses:
         return found or ELSEWHERE
 
     def _load(self, one: Pass, images: int | None) -> Scored | None:
-        if one.stem not in self._scores:
+        if one.stem not in self._passes:
             return None
         try:
             records = load_records(self.folder / f"{one.stem}.npz")
@@ -137,7 +135,7 @@ class FinishedPasses:
             return None
         if images is not None and len(records) != images:
             return None
-        return Scored(self._scores[one.stem], records, self._about.get(one.stem, {}))
+        return Scored(records=records, **self._passes[one.stem])
 
     def add(self, one: Pass, scored: Scored) -> None:
         """Keeps a pass that was done just now.
@@ -152,11 +150,9 @@ class FinishedPasses:
         where = one._asdict() if one.corruption else {"source": one.source}
         described = dataclasses.replace(scored.records, description=self._description | where)
         save_records(self.folder / f"{one.stem}.npz", described)
-        self._scores[one.stem] = scored.scores
-        self._about[one.stem] = scored.about
-        content = {"settings": self._settings, "scores": self._scores, "about": self._about}
+        self._passes[one.stem] = {"scores": scored.scores, "about": scored.about}
         with replaced(self.folder / "scores.json") as temporary:
-            temporary.write_text(json.dumps(content) + "\n")
+            temporary.write_text(json.dumps({"settings": self._settings, "passes": self._passes}) + "\n")
 
     def finish(self) -> None:
         """Everything else is written: the records take their places, and nothing is to be gone on with.
